@@ -1,0 +1,45 @@
+"""Spanhook traces DSPy programs: every call, its tokens, its cost, its user, to every backend you choose.
+
+    tracer = spanhook.configure()
+    with tracer.interaction(user_id="u1") as interaction:
+        program(question="…")
+"""
+
+from spanhook.config import DeliverySettings, PluginOptions, Settings, TracingSettings
+from spanhook.current import add_trace_ids, current_span
+from spanhook.delivery.stats import BackendStats, Stats
+from spanhook.errors import ConfigError, InstallError, PluginError, SpanhookError
+from spanhook.hookspecs import hookimpl
+from spanhook.recorder import event_id_of
+from spanhook.scopes import Interaction
+from spanhook.span import Call, Facts, Signal, Span, SpanError, Usage
+from spanhook.tracer import Tracer, configure
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendStats",
+    "Call",
+    "ConfigError",
+    "DeliverySettings",
+    "Facts",
+    "InstallError",
+    "Interaction",
+    "PluginError",
+    "PluginOptions",
+    "Settings",
+    "Signal",
+    "Span",
+    "SpanError",
+    "SpanhookError",
+    "Stats",
+    "Tracer",
+    "TracingSettings",
+    "Usage",
+    "__version__",
+    "add_trace_ids",
+    "configure",
+    "current_span",
+    "event_id_of",
+    "hookimpl",
+]

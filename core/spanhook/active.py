@@ -1,0 +1,82 @@
+"""Spans that are running: the state of a trace, a span that is open, and which one is the innermost here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spanhook import dspy_compat
+from spanhook.ids import is_sampled, new_trace_id, trace_id_from, uuid_of
+from spanhook.span import Call, Span
+
+_SETTING = "spanhook_span"
+
+
+@dataclass(slots=True, eq=False)
+class Trace:
+    """What all spans of one trace share."""
+
+    trace_id: str
+    event_id: str
+    sampled: bool
+    user_id: str | None = None
+    convo_id: str | None = None
+    # One pair of clock readings for the trace: its spans stay in order whatever is done to the wall clock.
+    unix_ns: int = field(default_factory=time.time_ns)
+    monotonic_ns: int = field(default_factory=time.perf_counter_ns)
+
+    @classmethod
+    def begin(
+        cls,
+        sample_rate: float,
+        *,
+        event_id: str | None = None,
+        user_id: str | None = None,
+        convo_id: str | None = None,
+    ) -> Trace:
+        """A new trace; its id is the caller's event id when that is a UUIDv7."""
+        trace_id = (event_id and trace_id_from(event_id)) or new_trace_id()
+        return cls(trace_id, event_id or uuid_of(trace_id), is_sampled(trace_id, sample_rate), user_id, convo_id)
+
+
+@dataclass(slots=True, eq=False)
+class OpenSpan:
+    """A call that runs: its span, the live call for plugins, and what has to be undone when it ends."""
+
+    span: Span
+    call: Call
+    trace: Trace
+    parent: OpenSpan | None
+    started_ns: int  # monotonic
+    dspy_call_id: str | None = None  # the DSPy call that was active when this span became the innermost
+    overrides: dspy_compat.Overrides | None = None
+    record: dspy_compat.LMRecord | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # It stands in DSPy's settings, which a program may pickle or copy; an open span means nothing elsewhere.
+        return _nothing, ()
+
+    def activate(self, dspy_call_id: str | None, **settings: Any) -> None:
+        """Make this the innermost span of the current context, and of the threads that DSPy starts from it."""
+        self.dspy_call_id = dspy_call_id
+        self.overrides = dspy_compat.Overrides(**{_SETTING: self}, **settings)
+
+
+def _nothing() -> None:
+    return None
+
+
+def innermost(by_call_id: Mapping[str, OpenSpan]) -> OpenSpan | None:
+    """The span that a call starting here belongs under.
+
+    A DSPy call is known by its id, a span of the program's own by the override that it left. Where both are there,
+    the override is the inner one exactly if the same DSPy call is still active as when it was made.
+    """
+    own: OpenSpan | None = dspy_compat.override(_SETTING)
+    call_id = dspy_compat.active_call_id()
+    called = by_call_id.get(call_id) if call_id is not None else None
+    if own is None or called is None:
+        return called or own
+    return own if own.dspy_call_id == call_id else called

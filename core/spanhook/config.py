@@ -1,0 +1,91 @@
+"""The configuration's shape: the models behind `tracing.toml`. How it is found and read is in `config_files.py`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENV_PREFIX = "SPANHOOK_"
+ENV_DELIMITER = "__"
+
+# The one place where the core names plugins: what runs when nothing was chosen.
+DEFAULT_EXTRACTORS = ("history", "lm_usage", "usage_attribute", "finish_reason")
+DEFAULT_BACKENDS = ("structlog",)
+
+
+def _split(value: Any) -> Any:
+    """An environment variable holds a list as `a,b`."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_split), NoDecode]
+
+
+class PluginOptions(BaseModel):
+    """Base of a plugin's own options: unknown keys are errors, values don't change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TracingSettings(PluginOptions):
+    """`[tracing]`: what is traced and where it goes."""
+
+    enabled: bool = True
+    """False: `configure` installs nothing and every call of the tracer does nothing."""
+
+    instrument: Literal["all", "wrapped"] = "all"
+    """"all": every DSPy call of the process; "wrapped": only the programs given to `tracer.wrap`."""
+
+    service: str | None = None
+    """The program's name, for backends that show one."""
+
+    extractors: Names = Field(default=list(DEFAULT_EXTRACTORS))
+    """Extractors by name. For each field of a span the first in the list that knows it wins."""
+
+    backends: Names = Field(default=list(DEFAULT_BACKENDS), min_length=1)
+    """Backends by name; each gets every span."""
+
+    capture: Literal["full", "metadata"] = "full"
+    """"metadata": no inputs, outputs, messages or errors' messages leave the process."""
+
+    max_text_chars: int = Field(default=100_000, ge=1)
+    """The longest string a span may hold, in characters; what is cut says so."""
+
+    sample_rate: float = Field(default=1.0, ge=0.0, le=1.0)
+    """The share of traces that is kept: whole traces, chosen by their id."""
+
+    strict: bool = False
+    """True, for development and tests: a wrong identity or signal raises ValueError."""
+
+
+class DeliverySettings(PluginOptions):
+    """`[delivery]`: how finished spans get from the program's threads to the backends."""
+
+    queue_spans: int = Field(default=20_000, ge=1)
+    """How many items may wait for one backend; beyond it they are dropped, counted and reported."""
+
+    batch_spans: int = Field(default=512, ge=1)
+    """The most spans in one call of a backend's `emit`."""
+
+    interval_s: float = Field(default=0.2, gt=0, le=60)
+    """How long a finished span may wait for others to share a batch with, in seconds."""
+
+    exit_timeout_s: float = Field(default=5.0, ge=0)
+    """How long `shutdown` may take when the interpreter exits, in seconds."""
+
+
+class Settings(BaseSettings):
+    """The whole configuration. Precedence: arguments given here, then `SPANHOOK_…` variables, then defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_DELIMITER, extra="forbid", frozen=True
+    )
+
+    tracing: TracingSettings = TracingSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Options by backend: `[backends.NAME]`."""
+    extractors: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Options by extractor: `[extractors.NAME]`."""

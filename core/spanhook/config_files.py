@@ -1,0 +1,222 @@
+"""From a path, a dict or nothing to `Settings`: found, read, substituted, merged, validated; every problem at once."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import EnvSettingsSource, SettingsError
+
+from spanhook.config import ENV_DELIMITER, ENV_PREFIX, Settings
+from spanhook.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIG_VARIABLE = "SPANHOOK_CONFIG"
+FILE_NAME = "tracing.toml"
+
+_REFERENCE = re.compile(r"\$(?P<escaped>\$)?\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+@dataclass(slots=True)
+class LoadedConfig:
+    """Settings that are valid in shape, and where each value came from, for the messages about plugins."""
+
+    settings: Settings
+    origin: str  # the file, `configure()` or `defaults`
+    from_environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def where(self, *keys: str | int) -> str:
+        """`tracing.toml: tracing.backends`, or the environment variable that gave this value."""
+        return _where(self.origin, self.from_environment, keys)
+
+
+def load(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None) -> LoadedConfig:
+    """Find, read and check the configuration.
+
+    Args:
+        config: a file, a dict of the file's shape, ready-made `Settings` (taken as they are), or None to search:
+            `SPANHOOK_CONFIG`, `tracing.toml` here or in a parent, `[tool.spanhook]` in `pyproject.toml`, the defaults.
+
+    Raises:
+        ConfigError: with every problem that was found.
+    """
+    if isinstance(config, Settings):
+        return LoadedConfig(config, "configure()")
+    problems: list[str] = []
+    if isinstance(config, Mapping):
+        origin, tree = "configure()", _plain_dict(config)
+    else:
+        origin, tree = _find(config, problems)
+    tree = substitute(tree, os.environ, origin, problems)
+    environment = _environment(problems)
+    # Code is the stronger word than the environment, a file the weaker one.
+    merged = _merge(environment, tree) if isinstance(config, Mapping) else _merge(tree, environment)
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        # In code the environment only gives what the dict leaves open.
+        env = {} if isinstance(config, Mapping) else environment
+        problems += describe(error, Settings, lambda *keys: _where(origin, env, keys))
+    if problems:
+        raise ConfigError(problems)
+    return LoadedConfig(settings, origin, environment)
+
+
+def substitute(tree: Any, variables: Mapping[str, str], origin: str, problems: list[str], *, at: str = "") -> Any:
+    """Replace `${NAME}` and `${NAME:-default}` in every string of `tree`; `$${NAME}` stands for a literal `${NAME}`.
+
+    A default is used when the variable is unset or empty. An unset `${NAME}` is added to `problems`.
+    """
+    if isinstance(tree, dict):
+        return {
+            key: substitute(value, variables, origin, problems, at=f"{at}.{key}" if at else key)
+            for key, value in tree.items()
+        }
+    if isinstance(tree, list):
+        return [substitute(item, variables, origin, problems, at=f"{at}.{i}") for i, item in enumerate(tree)]
+    if not isinstance(tree, str):
+        return tree
+
+    def replace(match: re.Match[str]) -> str:
+        if match["escaped"]:
+            return match[0][1:]
+        name, default = match["name"], match["default"]
+        value = variables.get(name)
+        if default is not None:
+            return value or default
+        if value is None:
+            problems.append(
+                f"{origin}: {at}: the environment variable {name} is not set (set it, or write ${{{name}:-default}})"
+            )
+            return ""
+        return value
+
+    return _REFERENCE.sub(replace, tree)
+
+
+def describe(error: ValidationError, model: type[BaseModel], where: Any, prefix: tuple[str, ...] = ()) -> Iterator[str]:
+    """One line for each error that pydantic found, with the nearest known name for an unknown one."""
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        keys = item["loc"]
+        place = where(*prefix, *keys)
+        if item["type"] == "extra_forbidden":
+            known = _known_names(model, keys[:-1])
+            what = "unknown section" if not prefix and len(keys) == 1 else "unknown option"
+            yield f"{place}: {what}{did_you_mean(str(keys[-1]), known)}"
+        elif item["type"] == "missing":
+            yield f"{place}: required, but not set"
+        else:
+            yield f"{place}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or ` (known: …)` when nothing is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f" (did you mean {near[0]!r}?)"
+    return f" (known: {', '.join(names)})" if names else ""
+
+
+def _find(path: str | os.PathLike[str] | None, problems: list[str]) -> tuple[str, dict[str, Any]]:
+    if path is not None:
+        return _read(Path(path), problems)
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named:
+        return _read(Path(named), problems, named_by=CONFIG_VARIABLE)
+    here = Path.cwd()
+    folders = (here, *here.parents)
+    for folder in folders:
+        if (folder / FILE_NAME).is_file():
+            return _read(folder / FILE_NAME, problems)
+    for folder in folders:
+        pyproject = folder / "pyproject.toml"
+        if pyproject.is_file():
+            _, tree = _read(pyproject, [])  # a broken pyproject.toml is for the tools that own it to report
+            table = tree.get("tool", {}).get("spanhook") if isinstance(tree.get("tool"), dict) else None
+            if isinstance(table, dict):
+                return f"{_shown(pyproject)} [tool.spanhook]", table
+    return "defaults", {}
+
+
+def _read(path: Path, problems: list[str], named_by: str = "") -> tuple[str, dict[str, Any]]:
+    shown = _shown(path)
+    via = f" (named by {named_by})" if named_by else ""
+    try:
+        return shown, tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        problems.append(f"{shown}: no such file{via}")
+    except IsADirectoryError:
+        problems.append(f"{shown}: this is a directory{via}; give the file in it, {shown}/{FILE_NAME}")
+    except UnicodeDecodeError as error:
+        problems.append(f"{shown}: not UTF-8 at byte {error.start}{via}; save the file as UTF-8")
+    except tomllib.TOMLDecodeError as error:
+        problems.append(f"{shown}: not valid TOML{via}: {error}")
+    except OSError as error:
+        problems.append(f"{shown}: can't be read{via}: {error.strerror or type(error).__name__}")
+    return shown, {}
+
+
+def _environment(problems: list[str]) -> dict[str, Any]:
+    sections = Settings.model_fields
+    for name in os.environ:
+        upper = name.upper()
+        section = upper.removeprefix(ENV_PREFIX).split(ENV_DELIMITER)[0].lower()
+        if upper.startswith(ENV_PREFIX) and upper != CONFIG_VARIABLE and section not in sections:
+            known = [CONFIG_VARIABLE, *(f"{ENV_PREFIX}{s.upper()}{ENV_DELIMITER}…" for s in sections)]
+            problems.append(f"{name}: unknown variable (known: {', '.join(known)})")
+    try:
+        return dict(EnvSettingsSource(Settings)())
+    except SettingsError as error:
+        problems.append(f"environment: {error}")
+        return {}
+
+
+def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(weak)
+    for key, value in strong.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _where(origin: str, environment: Mapping[str, Any], keys: tuple[str | int, ...]) -> str:
+    node: Any = environment
+    for depth, key in enumerate(keys):
+        if not isinstance(node, Mapping) or key not in node:
+            break
+        node = node[key]
+        if not isinstance(node, Mapping):
+            return ENV_PREFIX + ENV_DELIMITER.join(str(k) for k in keys[: depth + 1]).upper()
+    return f"{origin}: {'.'.join(str(key) for key in keys)}"
+
+
+def _known_names(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    for key in path:
+        annotation = model.model_fields[key].annotation if key in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def _plain_dict(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _plain_dict(item) if isinstance(item, Mapping) else item for key, item in value.items()}
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)

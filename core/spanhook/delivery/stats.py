@@ -1,0 +1,42 @@
+"""What became of everything that the tracer accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, frozen=True)
+class BackendStats:
+    """Counts of spans, identities and signals for one backend: accepted = delivered + queued + dropped + failed."""
+
+    accepted: int = 0
+    delivered: int = 0
+    """Taken by the backend's hooks without an error."""
+    queued: int = 0
+    failed: int = 0
+    """In a batch for which the backend raised."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Never given to the backend, by reason: `queue_full`, `shut_down`."""
+
+    def lost(self) -> str:
+        """One phrase that says what did not arrive and why; empty if nothing was lost."""
+        parts = [f"{count} dropped ({reason.replace('_', ' ')})" for reason, count in self.dropped.items() if count]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if self.queued:
+            parts.append(f"{self.queued} not sent in time")
+        return ", ".join(parts)
+
+
+@dataclass(slots=True, frozen=True)
+class Stats:
+    """`tracer.stats()`."""
+
+    backends: Mapping[str, BackendStats] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    """Identities and signals that were wrong, by what they were."""
+    errors: Mapping[str, int] = field(default_factory=dict)
+    """What plugins and the tracer itself raised, by place and type; none of it reached the program."""
+    sampled_out: int = 0
+    """Traces that `sample_rate` left out."""

@@ -1,0 +1,173 @@
+"""One backend's queue and thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any
+
+from spanhook.config import DeliverySettings
+from spanhook.delivery.items import Barrier, Identity, Item
+from spanhook.delivery.stats import BackendStats
+from spanhook.guard import Guard
+from spanhook.plugins.registration import Plugin
+from spanhook.span import Span
+
+logger = logging.getLogger("spanhook")
+
+WARN_EVERY_S = 60.0
+
+
+class Worker:
+    """Feeds one backend from a bounded queue on a thread of its own; what it does never delays another backend."""
+
+    def __init__(self, plugin: Plugin, settings: DeliverySettings, guard: Guard) -> None:
+        self._plugin = plugin
+        self._limit = settings.queue_spans
+        self._batch_spans = settings.batch_spans
+        self._guard = guard
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew with an empty queue and no thread, as a forked process has to."""
+        self._queue: deque[Item | Barrier] = deque()
+        self._in_flight = 0
+        self._wakeup = threading.Event()
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._lost_since_flush = 0
+        self._warned_at = -WARN_EVERY_S
+        self._unsaid = 0
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def put(self, item: Item) -> None:
+        """Queue an item; drop and count it when the queue is full. Called by the intake thread only."""
+        with self._lock:
+            self._counts["accepted"] += 1
+        if self._closed or len(self._queue) >= self._limit:
+            self.drop("shut_down" if self._closed else "queue_full", counted=True)
+        else:
+            self._queue.append(item)
+
+    def put_barrier(self, barrier: Barrier) -> None:
+        """Queue a mark; it takes no room from the items."""
+        if self._closed:
+            barrier.answer(True)
+        else:
+            self._queue.append(barrier)
+
+    def drop(self, reason: str, *, counted: bool = False) -> None:
+        """Count an item that will not be delivered; say so at most once a minute, with the number."""
+        with self._lock:
+            self._counts["accepted"] += not counted
+            self._dropped[reason] += 1
+            self._lost_since_flush += 1
+            self._unsaid += 1
+            now = time.monotonic()
+            if now - self._warned_at < WARN_EVERY_S:
+                return
+            unsaid, self._unsaid, self._warned_at = self._unsaid, 0, now
+        logger.warning("%s: %d dropped (%s)", self._plugin.label, unsaid, reason.replace("_", " "))
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the interpreter is shutting down.
+        """
+        self._thread = threading.Thread(target=self._run, name=f"spanhook-{self._plugin.name}", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have the thread look at the queue."""
+        self._wakeup.set()
+
+    def close_unused(self) -> bool:
+        """Shut the backend down on the calling thread; only where it never got anything, so has no thread."""
+        barrier = Barrier(1, time.monotonic(), closing=True)
+        self._reach(barrier)
+        return barrier.wait()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the thread to end after a closing barrier."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def stats(self) -> BackendStats:
+        """The counts of this moment."""
+        with self._lock:
+            waiting = sum(1 for item in list(self._queue) if not isinstance(item, Barrier))
+            return BackendStats(
+                accepted=self._counts["accepted"],
+                delivered=self._counts["delivered"],
+                queued=waiting + self._in_flight,
+                failed=self._counts["failed"],
+                dropped=dict(self._dropped),
+            )
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._wakeup.wait()
+            self._wakeup.clear()
+            while self._queue and not self._closed:
+                self._step()
+
+    def _step(self) -> None:
+        first = self._queue[0]
+        if isinstance(first, Barrier):
+            self._queue.popleft()
+            self._reach(first)
+        elif isinstance(first, Span):
+            spans = self._take_spans()
+            self._deliver("emit", len(spans), spans)
+        else:
+            with self._lock:
+                self._queue.popleft()
+                self._in_flight = 1
+            if isinstance(first, Identity):
+                self._deliver("identify", 1, first.user_id, first.traits)
+            else:
+                self._deliver("track_signal", 1, first)
+
+    def _take_spans(self) -> Sequence[Span]:
+        spans: list[Span] = []
+        with self._lock:
+            while self._queue and len(spans) < self._batch_spans and isinstance(self._queue[0], Span):
+                spans.append(self._queue.popleft())  # type: ignore[arg-type]
+            self._in_flight = len(spans)
+        return spans
+
+    def _deliver(self, hook: str, count: int, *arguments: Any) -> None:
+        shield = self._guard(f"{self._plugin.label}: {hook}")
+        implementation = self._plugin.hooks.get(hook)
+        if implementation is not None:
+            with shield:
+                implementation(*arguments)
+        with self._lock:
+            self._counts["failed" if shield.failed else "delivered"] += count
+            self._lost_since_flush += count if shield.failed else 0
+            self._in_flight = 0
+
+    def _reach(self, barrier: Barrier) -> None:
+        with self._lock:
+            delivered = not self._lost_since_flush
+            self._lost_since_flush = 0
+        hooks = ("flush", "shutdown") if barrier.closing else ("flush",)
+        for hook in hooks:
+            implementation = self._plugin.hooks.get(hook)
+            if implementation is not None:
+                shield = self._guard(f"{self._plugin.label}: {hook}")
+                answer = None
+                with shield:
+                    answer = implementation(barrier.remaining_s())
+                delivered = delivered and answer is not False and not shield.failed
+        if barrier.closing:
+            self._closed = True
+        barrier.answer(delivered)
+
+

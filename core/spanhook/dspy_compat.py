@@ -1,0 +1,191 @@
+"""Everything that depends on DSPy's release: its settings, its call ids, its history, its classes' shapes.
+
+Tried on DSPy 3.0.4, 3.1.3, 3.2.1, 3.3.1 and 3.4.1. The rest of Spanhook speaks to DSPy through this module only.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from contextvars import Token
+from importlib.util import find_spec
+from typing import Any
+
+import dspy
+from dspy.dsp.utils.settings import thread_local_overrides
+from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
+from dspy.utils.usage_tracker import UsageTracker
+
+from spanhook.errors import InstallError
+
+__all__ = ["BaseCallback", "DSPY_VERSION", "LMRecord", "Overrides"]
+
+DSPY_VERSION: str = dspy.__version__
+
+# From 3.3 on dspy.Parallel and Evaluate carry the active call's id into their threads. Older releases carry only
+# DSPy's setting overrides, so there each call that may have children leaves itself in the overrides.
+CARRIES_CALL_ID = find_spec("dspy.utils.callback_context") is not None
+
+# Request parameters that say how the model was asked, and are no content.
+_PARAMETERS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "reasoning_effort")
+
+
+def active_call_id() -> str | None:
+    """The id that DSPy gave to the call that runs on this thread or task, if any."""
+    call_id: str | None = ACTIVE_CALL_ID.get()
+    return call_id
+
+
+class Overrides:
+    """DSPy settings that hold from now on in this context, and in what `dspy.Parallel` and tasks start from it.
+
+    Unlike `dspy.context`, it leaves all other settings as they are: a `dspy.configure` inside still takes effect.
+    """
+
+    __slots__ = ("_token",)
+
+    def __init__(self, **settings: Any) -> None:
+        self._token: Token[Any] | None = thread_local_overrides.set({**thread_local_overrides.get(), **settings})
+
+    def undo(self) -> None:
+        """Take them back; where the context is no longer this one, they ended with it."""
+        token, self._token = self._token, None
+        if token is not None:
+            try:
+                thread_local_overrides.reset(token)
+            except ValueError:  # a coroutine or generator that was closed from another context
+                return
+
+
+def override(name: str) -> Any:
+    """The value of a setting override in this context, None if there is none."""
+    return thread_local_overrides.get().get(name)
+
+
+class _Recorder:
+    """Stands in `caller_modules` during one LM call: DSPy appends the call's history entry to every caller's list."""
+
+    __slots__ = ("history",)
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, Any]] = []
+
+
+class LMRecord:
+    """What DSPy itself records of one LM call and of no other; made when the call starts, on its thread."""
+
+    __slots__ = ("_outer", "_overrides", "_recorder", "_tracker")
+
+    def __init__(self) -> None:
+        settings = dspy.settings
+        self._recorder = _Recorder()
+        # An LM that calls another LM must not see the other's entry: the innermost call alone is recorded.
+        # In front: some of DSPy's code takes the last caller for the module that runs.
+        callers = [c for c in settings.get("caller_modules") or () if type(c) is not _Recorder]
+        overrides: dict[str, Any] = {"caller_modules": [self._recorder, *callers]}
+        self._tracker = self._outer = None
+        if settings.get("disable_history") or settings.get("max_history_size") == 0:
+            self._outer = settings.get("usage_tracker")
+            overrides["usage_tracker"] = self._tracker = UsageTracker()
+        self._overrides = Overrides(**overrides)
+
+    def close(self) -> None:
+        """Stop recording; hand the usage on to the program's own tracker where ours stood in its place."""
+        self._overrides.undo()
+        if self._tracker is not None and self._outer is not None:
+            for model, entries in self._tracker.usage_data.items():
+                for entry in entries:
+                    self._outer.add_usage(model, entry)
+
+    @property
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """The history entries of this call."""
+        return self._recorder.history
+
+    @property
+    def lm_usage(self) -> Mapping[str, Mapping[str, Any]]:
+        """DSPy's usage dicts of this call by model name, counted when history is off; else empty."""
+        if self._tracker is None:
+            return {}
+        usage: Mapping[str, Mapping[str, Any]] = self._tracker.get_total_tokens()
+        return usage
+
+
+def callbacks() -> list[Any]:
+    """The callbacks that DSPy calls for everything in this context."""
+    return list(dspy.settings.get("callbacks") or ())
+
+
+def set_callbacks(wanted: list[Any]) -> None:
+    """Replace the process-wide callbacks.
+
+    Raises:
+        InstallError: DSPy lets only the thread (and task) that configured it first change its settings.
+    """
+    try:
+        dspy.configure(callbacks=wanted)
+    except RuntimeError as error:
+        raise InstallError(
+            f"DSPy refuses the tracer's callback here: {error} Call spanhook.configure() where you call "
+            'dspy.configure(), or set instrument = "wrapped" and use tracer.wrap(program).'
+        ) from error
+
+
+def lm_identity(lm: Any) -> tuple[str | None, str | None]:
+    """The model an LM asks for, and its provider where the name says so.
+
+    Only `dspy.LM` on its own engines names models `provider/model`; elsewhere a slash may mean anything.
+    """
+    model = _own(lm).get("model")
+    if not isinstance(model, str):
+        return None, None
+    names_provider = isinstance(lm, dspy.LM) and isinstance(getattr(lm, "engine", "auto"), str)
+    provider, slash, _ = model.partition("/")
+    return model, provider if slash and names_provider else None
+
+
+def lm_parameters(lm: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """How the model was asked: `request.temperature` and the like, the call's own values before the LM's."""
+    defaults = _own(lm).get("kwargs")
+    found: dict[str, Any] = {}
+    for name in _PARAMETERS:
+        value = arguments.get(name)
+        if value is None and isinstance(defaults, dict):
+            value = defaults.get(name)
+        if type(value) in (int, float, str):
+            found[f"request.{name}"] = value
+    return found
+
+
+def _own(value: Any) -> Mapping[str, Any]:
+    """An object's own attributes, read without running any of its code."""
+    held = getattr(value, "__dict__", None)
+    return held if isinstance(held, dict) else {}
+
+
+_signature_texts: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+
+
+def signature_text(value: Any) -> str | None:
+    """`question -> answer` for a signature class, or for a module that has one; None otherwise."""
+    if not isinstance(value, type):
+        held = _own(value)
+        value = held.get("signature") or _own(held.get("predict")).get("signature")
+    if not (isinstance(value, type) and issubclass(value, dspy.Signature)):
+        return None
+    text = _signature_texts.get(value)
+    if text is None:
+        text = _signature_texts[value] = str(value.signature)
+    return text
+
+
+def plain_form(value: Any) -> Any:
+    """The plain form of DSPy's own objects, for a snapshot: examples and predictions as dicts, signatures as text."""
+    if isinstance(value, dspy.Example):
+        return dict(value.items())
+    return signature_text(value) if isinstance(value, type) else None
+
+
+def is_prediction(value: Any) -> bool:
+    """Whether `value` is what a DSPy program returns."""
+    return isinstance(value, dspy.Prediction)

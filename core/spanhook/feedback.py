@@ -1,0 +1,98 @@
+"""Checking what a program says of its users: identities and signals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any, get_args
+
+from spanhook.delivery.items import Identity
+from spanhook.snapshot import snapshot
+from spanhook.span import Sentiment, Signal, SignalType
+
+SIGNAL_TYPES: tuple[str, ...] = get_args(SignalType)
+SENTIMENTS: tuple[str, ...] = get_args(Sentiment)
+
+
+def checked_id(value: Any, what: str) -> str:
+    """`value` if it can be an id.
+
+    Raises:
+        ValueError: it is no string, or a blank one.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{what} must be a string that is not blank, not {_shown(value)}")
+    return value
+
+
+def identity(user_id: Any, traits: Any) -> Identity:
+    """A checked identity.
+
+    Raises:
+        ValueError: with what is allowed.
+    """
+    checked_id(user_id, "user_id")
+    if traits is None:
+        traits = {}
+    if not isinstance(traits, Mapping):
+        raise ValueError(f"traits must be a dict, not {_shown(traits)}")
+    for name, value in traits.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"the name of a trait must be a string that is not blank, not {_shown(name)}")
+        if not isinstance(value, (str, int, float, bool)):
+            raise ValueError(f"trait {name!r} must be a str, int, float or bool, not {_shown(value)}")
+    return Identity(user_id, dict(traits))
+
+
+def signal(
+    event_id: Any,
+    name: Any,
+    signal_type: Any,
+    timestamp: Any,
+    properties: Any,
+    attachment_id: Any,
+    comment: Any,
+    after: Any,
+    sentiment: Any,
+) -> Signal:
+    """A checked signal.
+
+    Raises:
+        ValueError: with what is allowed.
+    """
+    checked_id(event_id, "event_id")
+    checked_id(name, "name")
+    if signal_type not in SIGNAL_TYPES:
+        raise ValueError(f"signal_type must be one of {', '.join(SIGNAL_TYPES)}, not {_shown(signal_type)}")
+    if sentiment is not None and sentiment not in SENTIMENTS:
+        raise ValueError(f"sentiment must be one of {', '.join(SENTIMENTS)} or None, not {_shown(sentiment)}")
+    if properties is not None and not (isinstance(properties, Mapping) and all(isinstance(k, str) for k in properties)):
+        raise ValueError(f"properties must be a dict with strings as keys, not {_shown(properties)}")
+    for text, what in ((comment, "comment"), (after, "after"), (attachment_id, "attachment_id")):
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"{what} must be a string or None, not {_shown(text)}")
+    return Signal(
+        event_id, name, signal_type, _time_ns(timestamp), snapshot(dict(properties or {})), attachment_id, comment, after, sentiment
+    )
+
+
+def _time_ns(timestamp: Any) -> int:
+    """Unix time of a datetime or an ISO 8601 string; without a zone it is UTC."""
+    if timestamp is None:
+        return time.time_ns()
+    moment = timestamp
+    if isinstance(timestamp, str):
+        try:
+            moment = datetime.fromisoformat(timestamp.replace("Z", "+00:00").replace("z", "+00:00"))
+        except ValueError:
+            moment = None
+    if not isinstance(moment, datetime):
+        raise ValueError(f"timestamp must be a datetime, an ISO 8601 string or None, not {_shown(timestamp)}")
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return int(moment.timestamp() * 1_000_000) * 1_000
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:100] if type(value) in (str, int, float, bool, type(None)) else f"a {type(value).__name__}"

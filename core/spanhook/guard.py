@@ -1,0 +1,106 @@
+"""The one guard that shields the program from the tracer and from its plugins."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+logger = logging.getLogger("spanhook")
+
+T = TypeVar("T")
+
+MAX_KEYS = 1_000  # a plugin that fails in ever new ways must not fill the memory
+
+
+class Guard:
+    """Swallows what the tracer's own code or a plugin raises: counts it, and logs it once for each place and kind.
+
+    Use `with guard("backend opik: emit"):`. `BaseException` (cancellation, exit, interrupt) passes through untouched.
+    Thread-safe.
+    """
+
+    __slots__ = ("_counts", "_lock")
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def __call__(self, place: str) -> _Shield:
+        """A context manager for one risky piece of work at `place`; `.failed` tells afterwards."""
+        return _Shield(self, place)
+
+    def counts(self) -> dict[str, int]:
+        """How often each `place: kind of error` was met."""
+        with self._lock:
+            return dict(self._counts)
+
+    def reset_lock(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
+    def report(self, place: str, error: Exception) -> None:
+        """Count an error that was caught; log it when it is the first of its kind in this place."""
+        if self._count(f"{place}: {type(error).__name__}"):
+            # Without exc_info: a log record that holds a traceback would keep the program's frames alive.
+            logger.warning("%s failed; the program goes on (logged once): %s", place, describe(error))
+
+    def refuse(self, place: str, reason: str) -> None:
+        """Count a value that can't be used; log the first of its kind."""
+        if self._count(f"{place}: refused, {reason}"):
+            logger.warning("%s: refused (logged once): %s", place, reason)
+
+    def _count(self, key: str) -> bool:
+        """Whether this was the first."""
+        with self._lock:
+            if key not in self._counts and len(self._counts) >= MAX_KEYS:
+                key = "others"
+            self._counts[key] += 1
+            return self._counts[key] == 1
+
+
+class _Shield:
+    __slots__ = ("_guard", "_place", "failed")
+
+    def __init__(self, guard: Guard, place: str) -> None:
+        self._guard = guard
+        self._place = place
+        self.failed = False
+
+    def __enter__(self) -> _Shield:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self.failed = True
+        self._guard.report(self._place, error)
+        return True
+
+
+def describe(error: BaseException) -> str:
+    """`Type: message`, on one line, even for an exception whose `__str__` raises."""
+    message = message_of(error)
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return " ".join(text.split())[:500]
+
+
+def message_of(error: BaseException) -> str:
+    """The exception's text; a mark in its place when its own `__str__` raises."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - part of the guard: the text comes from the program's own __str__
+        return "<exception without a printable message>"
+
+
+def attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """Run a stranger's code whose failure is for the caller to explain: its result, or what it raised."""
+    try:
+        return work(), None
+    except Exception as error:  # noqa: BLE001 - part of the guard
+        return None, error

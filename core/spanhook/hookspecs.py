@@ -1,0 +1,72 @@
+"""Every hook that a plugin can implement. This is the whole plugin surface: read it first.
+
+A plugin is an object whose methods are marked with `@spanhook.hookimpl`; it implements the hooks it needs and may
+leave out any argument. Each plugin is called on its own: what it raises is logged once, counted, and changes nothing
+for the program, for the other plugins or for the rest of the span. The order is that of the list in `tracing.toml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pluggy
+
+from spanhook.span import Call, Facts, Signal, Span, Trait
+
+PROJECT = "spanhook"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class HookSpecs:
+    """The hooks, with the moment and the thread of each."""
+
+    @hookspec
+    def span_start(self, span: Span, call: Call) -> None:
+        """Called before the DSPy call runs, on its own thread: be quick, touch no network.
+
+        Any plugin may implement it. `call.inputs` is live; `call.outputs` and `call.history` are still empty.
+        """
+
+    @hookspec
+    def span_end(self, span: Span, call: Call) -> Facts | None:  # type: ignore[empty-body]
+        """Called right after the call, on its own thread, whether it returned or raised. For extractors.
+
+        Return the facts that you know; don't write to the span. For each field the first extractor in the list that
+        knows it wins, and `span.sources` says which one that was.
+        """
+
+    @hookspec
+    def emit(self, spans: Sequence[Span]) -> None:
+        """Called with a batch of finished spans, on the backend's own thread. Several traces may be mixed in it.
+
+        A span comes after the spans under it; a root span ends its trace. All backends share the objects: don't
+        change them. Raise if the batch could not be taken: it is then counted as failed.
+        """
+
+    @hookspec
+    def identify(self, user_id: str, traits: Mapping[str, Trait]) -> None:
+        """Called when the program says who a user is: on the backend's own thread, in order with the spans."""
+
+    @hookspec
+    def track_signal(self, signal: Signal) -> None:
+        """Called with a user's feedback: on the backend's own thread, in order with the spans."""
+
+    @hookspec
+    def flush(self, timeout: float) -> bool | None:  # type: ignore[empty-body]
+        """Send what you still hold, within `timeout` seconds, on the backend's own thread.
+
+        Return False if something that you had taken could not be delivered.
+        """
+
+    @hookspec
+    def shutdown(self, timeout: float) -> bool | None:  # type: ignore[empty-body]
+        """Send what you still hold and let go of files, sockets and threads; the last call that you get.
+
+        On the backend's own thread, within `timeout` seconds. Return False if something could not be delivered.
+        """
+
+
+EXTRACTOR_HOOKS = frozenset({"span_start", "span_end"})
+BACKEND_HOOKS = frozenset({"span_start", "emit", "identify", "track_signal", "flush", "shutdown"})

@@ -1,0 +1,68 @@
+"""Finding installed plugins through their entry points, and importing one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from spanhook.errors import PluginError
+from spanhook.guard import attempt, describe
+
+PluginKind = Literal["extractor", "backend"]
+KINDS: tuple[PluginKind, ...] = ("extractor", "backend")
+
+
+def group_of(kind: PluginKind) -> str:
+    """The entry-point group of a kind: `spanhook.extractors` or `spanhook.backends`."""
+    return f"spanhook.{kind}s"
+
+
+@dataclass(slots=True, frozen=True)
+class Installed:
+    """An entry point in one of our groups."""
+
+    name: str
+    kind: PluginKind
+    entry_point: EntryPoint
+    distribution: str
+    version: str
+    extras: frozenset[str] = frozenset()
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, for messages."""
+        point = self.entry_point
+        return f"entry point {point.name} = {point.value}, distribution {self.distribution} {self.version}"
+
+    @property
+    def install_command(self) -> str:
+        """What most likely brings what is missing: by convention an extra is named after the plugin that needs it."""
+        extra = f"[{self.name}]" if self.name in self.extras else ""
+        return f'pip install "{self.distribution}{extra}"'
+
+    def load(self) -> Any:
+        """Import the entry point's target.
+
+        Raises:
+            PluginError: naming the entry point, the distribution and what to install.
+        """
+        target, error = attempt(self.entry_point.load)
+        if error is None:
+            return target
+        advice = f"; to install what it needs: {self.install_command}" if isinstance(error, ImportError) else ""
+        raise PluginError(f"{self.kind} {self.name!r} can't be loaded ({self.source}): {describe(error)}{advice}") from error
+
+
+def installed(kind: PluginKind) -> list[Installed]:
+    """Every installed plugin of a kind, by name. Imports none of them."""
+    found: dict[tuple[str, str], Installed] = {}
+    for point in entry_points(group=group_of(kind)):
+        if point.dist is None:
+            plugin = Installed(point.name, kind, point, "of an unknown distribution", "?")
+        else:
+            extras = frozenset(point.dist.metadata.get_all("Provides-Extra") or ())
+            plugin = Installed(point.name, kind, point, point.dist.name, point.dist.version, extras)
+        # One distribution may be seen twice: an editable install beside its own build metadata.
+        found.setdefault((plugin.name, plugin.distribution), plugin)
+    return sorted(found.values(), key=lambda plugin: (plugin.name, plugin.distribution))

@@ -1,0 +1,135 @@
+"""From the configuration to checked plugins: every problem at once, and nothing left running when there is one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from spanhook.config_files import LoadedConfig, describe, did_you_mean
+from spanhook.errors import ConfigError, PluginError
+from spanhook.guard import Guard, attempt
+from spanhook.guard import describe as describe_exception
+from spanhook.plugins.discovery import KINDS, Installed, PluginKind, installed
+from spanhook.plugins.registration import Plugin, PluginManager, kind_of
+
+
+def load(
+    config: LoadedConfig, given: Mapping[str, Any] | None = None, kinds: Sequence[PluginKind] = KINDS
+) -> list[Plugin]:
+    """Load the plugins that the configuration names, each list in its order, then register the `given` objects.
+
+    Raises:
+        ConfigError: with every problem: an unknown name, a name that two distributions have, an import that fails,
+            wrong options, an object that is no plugin.
+    """
+    manager = PluginManager()
+    problems: list[str] = []
+    plugins: list[Plugin] = []
+    for kind in kinds:
+        _check_sections(kind, config, problems)
+        names: Sequence[str] = getattr(config.settings.tracing, f"{kind}s")
+        for index, name in enumerate(names):
+            where = config.where("tracing", f"{kind}s", index)
+            try:
+                if name in names[:index]:
+                    raise PluginError(f"{name!r} is named twice")
+                plugin = _select(kind, name)
+                plugins.append(manager.register(kind, name, _create(plugin, config)))
+            except PluginError as error:
+                problems.append(f"{where}: {error}")
+            except ConfigError as error:
+                problems += error.problems
+    for name, instance in (given or {}).items():
+        try:
+            plugins.append(manager.register(kind_of(instance), name, instance))
+        except PluginError as error:
+            problems.append(f"configure(plugins=…): {error}")
+    if problems:
+        close(plugins)
+        raise ConfigError(problems)
+    return plugins
+
+
+def close(plugins: Iterable[Plugin]) -> None:
+    """Let plugins go that were created but will not run."""
+    guard = Guard()
+    for plugin in plugins:
+        if "shutdown" in plugin.hooks:
+            with guard(f"{plugin.label}: shutdown"):
+                plugin.hooks["shutdown"](0.0)
+
+
+def _check_sections(kind: PluginKind, config: LoadedConfig, problems: list[str]) -> None:
+    """Options for a plugin that is not installed are a mistake; for one that is not chosen they are not."""
+    known = {plugin.name for plugin in installed(kind)}
+    for name in getattr(config.settings, f"{kind}s"):
+        if name not in known:
+            where = config.where(f"{kind}s", name)
+            problems.append(f"{where}: no {kind} of this name is installed{did_you_mean(name, known)}")
+
+
+def _select(kind: PluginKind, name: str) -> Installed:
+    available = installed(kind)
+    matches = [plugin for plugin in available if plugin.name == name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        owners = " and ".join(plugin.distribution for plugin in matches)
+        raise PluginError(f"{kind} {name!r} comes from two distributions, {owners}; uninstall one of them")
+    other: PluginKind = "backend" if kind == "extractor" else "extractor"
+    if any(plugin.name == name for plugin in installed(other)):
+        raise PluginError(f"{name!r} is the name of {'an' if other[0] == 'e' else 'a'} {other}; list it under {other}s")
+    raise PluginError(f"no {kind} named {name!r} is installed{did_you_mean(name, (p.name for p in available))}")
+
+
+def _create(plugin: Installed, config: LoadedConfig) -> Any:
+    """The plugin's object: its class called with what its signature asks for, of `options` and `tracing`."""
+    target = plugin.load()
+    section = (f"{plugin.kind}s", plugin.name)
+    options: Mapping[str, Any] = getattr(config.settings, section[0]).get(plugin.name, {})
+    model = getattr(target, "Options", None)
+    arguments: dict[str, Any] = {"tracing": config.settings.tracing}
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        arguments["options"] = _validate(model, options, config, section)
+    elif options:
+        raise ConfigError([f"{config.where(*section, key)}: {plugin.kind} {plugin.name} takes no options" for key in options])
+    if not callable(target):
+        return target
+    wanted = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    if strange := [n for n, p in wanted.items() if n not in arguments and p.default is p.empty]:
+        raise PluginError(
+            f"{plugin.kind} {plugin.name!r} ({plugin.source}): {target.__name__} asks for {', '.join(strange)}; "
+            f"it may ask for {' and '.join(sorted(arguments))}"
+        )
+    instance, error = attempt(lambda: target(**{name: arguments[name] for name in wanted if name in arguments}))
+    if isinstance(error, ConfigError):
+        raise ConfigError([f"{config.where(*section)}: {problem}" for problem in error.problems]) from error
+    if error is not None:
+        raise ConfigError([f"{config.where(*section)}: {plugin.kind} {plugin.name}: {describe_exception(error)}"]) from error
+    return instance
+
+
+def _validate(
+    model: type[BaseModel], options: Mapping[str, Any], config: LoadedConfig, section: tuple[str, str]
+) -> BaseModel:
+    problems: list[str] = []
+    if model.model_config.get("extra", "ignore") == "ignore":
+        known = [info.alias or name for name, info in model.model_fields.items()]
+        accepted = {*known, *(model.model_fields if model.model_config.get("populate_by_name") else ())}
+        problems += [
+            f"{config.where(*section, key)}: unknown option{did_you_mean(key, known)}" for key in options if key not in accepted
+        ]
+    try:
+        validated = model.model_validate(options)
+    except ValidationError as error:
+        problems += describe(error, model, config.where, section)
+    if problems:
+        raise ConfigError(problems)
+    return validated

@@ -1,0 +1,182 @@
+"""Starting and ending spans, whatever they come from: ids, clocks, content, extractors, and on to delivery."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from spanhook import dspy_compat, facts
+from spanhook.active import OpenSpan, Trace
+from spanhook.config import TracingSettings
+from spanhook.guard import Guard, message_of
+from spanhook.ids import new_span_id
+from spanhook.plugins.registration import Plugin
+from spanhook.snapshot import snapshot
+from spanhook.span import Call, Kind, Span, SpanError
+
+MAX_TRACEBACK_FRAMES = 50
+_CONVERTERS = (dspy_compat.plain_form,)
+
+
+class Recorder:
+    """Turns the beginning and the end of a call into a finished span.
+
+    Both run on the call's thread. Nothing here may raise into the program: its callers hold the guard.
+    """
+
+    def __init__(
+        self, tracing: TracingSettings, plugins: list[Plugin], guard: Guard, deliver: Callable[[Span], object]
+    ) -> None:
+        self._guard = guard
+        self._deliver = deliver
+        self._sample_rate = tracing.sample_rate
+        self._content = tracing.capture == "full"
+        self._on_start = [(p, p.hooks["span_start"]) for p in plugins if "span_start" in p.hooks]
+        self._on_end = [(p, p.hooks["span_end"]) for p in plugins if "span_end" in p.hooks]
+        self._counts: Counter[str] = Counter()
+        self.listeners: list[Callable[[Span], None]] = []
+
+    @property
+    def sampled_out(self) -> int:
+        """How many traces `sample_rate` has left out."""
+        return self._counts["sampled_out"]
+
+    def begin_trace(
+        self, event_id: str | None = None, user_id: str | None = None, convo_id: str | None = None
+    ) -> Trace:
+        """A new trace, with its share in the sample decided."""
+        trace = Trace.begin(self._sample_rate, event_id=event_id, user_id=user_id, convo_id=convo_id)
+        self._counts["sampled_out"] += not trace.sampled
+        return trace
+
+    def start(
+        self,
+        kind: Kind,
+        name: str,
+        call: Call,
+        parent: OpenSpan | None,
+        *,
+        trace: Trace | None = None,
+        model: str | None = None,
+        provider: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> OpenSpan:
+        """Open a span under `parent`, or as the root of `trace` (a new one if None)."""
+        if trace is None:
+            trace = parent.trace if parent is not None else self.begin_trace()
+        monotonic_ns = time.perf_counter_ns()
+        span = Span(
+            trace_id=trace.trace_id,
+            span_id=new_span_id(),
+            parent_id=parent.span.span_id if parent is not None else None,
+            event_id=trace.event_id,
+            kind=kind,
+            name=name,
+            start_ns=trace.unix_ns + monotonic_ns - trace.monotonic_ns,
+            model=model,
+            provider=provider,
+            user_id=trace.user_id,
+            convo_id=trace.convo_id,
+        )
+        opened = OpenSpan(span, call, trace, parent, monotonic_ns)
+        if not trace.sampled:
+            return opened
+        if attributes:
+            span.attributes.update(attributes)
+        if self._content and call.inputs:
+            span.inputs = self._copy(call.inputs)
+        if parent is not None and parent.span.kind == "interaction" and parent.span.inputs is None:
+            parent.span.inputs = span.inputs
+        for plugin, hook in self._on_start:
+            with self._guard(f"{plugin.label}: span_start"):
+                hook(span, call)
+        return opened
+
+    def end(
+        self, opened: OpenSpan, outputs: Any = None, exception: BaseException | None = None, *, inputs: Any = None
+    ) -> None:
+        """Close a span, ask the extractors, and hand it over. A second end of the same span does nothing.
+
+        `inputs` replaces what was there when the span started.
+        """
+        span, call = opened.span, opened.call
+        if span.end_ns is not None:
+            return
+        span.end_ns = span.start_ns + time.perf_counter_ns() - opened.started_ns
+        if opened.record is not None:
+            opened.record.close()
+            call.history, call.lm_usage = opened.record.history, opened.record.lm_usage
+        if opened.overrides is not None:
+            opened.overrides.undo()
+        if outputs is not None:
+            remember_event(outputs, span.event_id)
+        if not opened.trace.sampled:
+            return
+        call.outputs, call.exception = outputs, exception
+        if not self._content:
+            span.inputs = span.outputs = None
+        else:
+            if outputs is not None:
+                span.outputs = self._copy(outputs)
+            if inputs is not None:
+                span.inputs = self._copy(inputs)
+        if call.instance is None:  # a span of the program's own: its attributes are the program's objects
+            span.attributes = self._copy(span.attributes) or {}
+        if exception is not None:
+            span.error = self._error(exception)
+        self._extract(span, call)
+        parent = opened.parent
+        if parent is not None and parent.span.kind == "interaction":
+            parent.span.outputs = span.outputs
+        self._deliver(span)
+        for listener in self.listeners:
+            listener(span)
+
+    def _copy(self, value: Any) -> Any:
+        copied = None
+        with self._guard("copying a call's content"):
+            copied = snapshot(value, _CONVERTERS)
+        return copied
+
+    def _extract(self, span: Span, call: Call) -> None:
+        for plugin, hook in self._on_end:
+            found = None
+            with self._guard(f"{plugin.label}: span_end"):
+                found = hook(span, call)
+            if found is not None:
+                with self._guard(f"{plugin.label}: facts"):
+                    for refusal in facts.apply(span, found, plugin.name):
+                        self._guard.refuse(plugin.label, refusal)
+
+    def _error(self, exception: BaseException) -> SpanError:
+        kind = type(exception)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        frames = "".join(traceback.format_tb(exception.__traceback__, limit=-MAX_TRACEBACK_FRAMES))
+        if not self._content:
+            return SpanError(name, None, frames)
+        message = message_of(exception)
+        return SpanError(name, message, f"Traceback (most recent call last):\n{frames}{name}: {message}")
+
+
+_events: dict[int, tuple[weakref.ref[Any], str]] = {}
+
+
+def remember_event(outputs: Any, event_id: str) -> None:
+    """Tie a program's result to its event without touching the result; forgotten when the result is."""
+    if not dspy_compat.is_prediction(outputs):
+        return
+    key = id(outputs)
+    _events[key] = (weakref.ref(outputs, lambda _: _events.pop(key, None)), event_id)
+
+
+def event_id_of(prediction: object) -> str | None:
+    """The event id of the interaction that made this prediction, for `tracer.track_signal`; None if it was not traced.
+
+    Works with the very object that the program returned, not with a copy of it. On any thread.
+    """
+    found = _events.get(id(prediction))
+    return found[1] if found is not None and found[0]() is prediction else None

@@ -1,0 +1,170 @@
+"""Spans that the program opens itself: interactions, and spans of its own around what is no DSPy call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from spanhook import dspy_compat
+from spanhook.active import OpenSpan
+from spanhook.dspy_source import DSPySource
+from spanhook.guard import Guard
+from spanhook.ids import new_span_id, new_trace_id, uuid_of
+from spanhook.recorder import Recorder
+from spanhook.span import Call, Kind, Span
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Scope:
+    """What both have in common: start a span, make it the innermost here, end it with the block."""
+
+    def __init__(self, recorder: Recorder, source: DSPySource, guard: Guard) -> None:
+        self._recorder = recorder
+        self._source = source
+        self._guard = guard
+        self._opened: OpenSpan | None = None
+
+    def _start(self, open_span: Callable[[OpenSpan | None], OpenSpan]) -> Span | None:
+        if self._source.is_closed:
+            return None
+        with self._guard("tracer: start of a span"):
+            opened = open_span(self._source.innermost())
+            opened.activate(dspy_compat.active_call_id())
+            self._opened = opened
+        return self._opened.span if self._opened is not None else None
+
+    def _stop(self, outputs: Any, exception: BaseException | None, *, inputs: Any = None) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            with self._guard("tracer: end of a span"):
+                self._recorder.end(opened, outputs, exception, inputs=inputs)
+
+
+class SpanScope(_Scope):
+    """`tracer.span(…)`: a context manager, to be entered once, and a decorator."""
+
+    def __init__(
+        self, recorder: Recorder, source: DSPySource, guard: Guard, name: str, kind: Kind, inputs: Mapping[str, Any]
+    ) -> None:
+        super().__init__(recorder, source, guard)
+        self._name = name
+        self._kind: Kind = kind
+        self._inputs = inputs
+        self._outputs: Any = None
+
+    def __enter__(self) -> Span:
+        call = Call(self._kind, None, self._inputs)
+        span = self._start(lambda parent: self._recorder.start(self._kind, self._name, call, parent))
+        self._span = span if span is not None else _detached(self._kind, self._name)
+        return self._span
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop(self._span.outputs, error)
+
+    def __call__(self, function: F) -> F:
+        """Trace every call of `function`."""
+        signature = inspect.signature(function)
+
+        def scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SpanScope:
+            inputs: Mapping[str, Any] = kwargs
+            with self._guard("tracer: arguments of a decorated function"):
+                inputs = {k: v for k, v in signature.bind(*args, **kwargs).arguments.items() if k not in ("self", "cls")}
+            return SpanScope(self._recorder, self._source, self._guard, self._name, self._kind, {**self._inputs, **inputs})
+
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def traced_async(*args: Any, **kwargs: Any) -> Any:
+                with scope(args, kwargs) as span:
+                    span.outputs = result = await function(*args, **kwargs)
+                return result
+
+            return cast("F", traced_async)
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{function.__qualname__} is a generator: it has no one result. Use `with tracer.span(…)` in its body."
+            )
+
+        @functools.wraps(function)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            with scope(args, kwargs) as span:
+                span.outputs = result = function(*args, **kwargs)
+            return result
+
+        return cast("F", traced)
+
+
+class Interaction(_Scope):
+    """`with tracer.interaction(…) as interaction`: the root span of what a user did once.
+
+    `event_id` names it in every backend: pass it to `track_signal`, also long after the block. Its input is that of
+    the first call directly inside, its output that of the last, unless you set `inputs` or `outputs` yourself. An
+    interaction inside another one, or inside a traced call, joins that trace.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        source: DSPySource,
+        guard: Guard,
+        *,
+        user_id: str | None,
+        convo_id: str | None,
+        event: str | None,
+        event_id: str | None,
+        properties: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__(recorder, source, guard)
+        outer = source.innermost()
+        if outer is None:
+            self._trace = recorder.begin_trace(event_id, user_id, convo_id)
+        else:
+            self._trace = replace(
+                outer.trace,
+                event_id=event_id or outer.trace.event_id,
+                user_id=user_id or outer.trace.user_id,
+                convo_id=convo_id or outer.trace.convo_id,
+            )
+        self._name = event or "interaction"
+        self._properties = properties
+        self.inputs: Any = None
+        self.outputs: Any = None
+
+    @property
+    def event_id(self) -> str:
+        """The id of this interaction: the caller's own, or the trace id as a UUIDv7."""
+        return self._trace.event_id
+
+    @property
+    def trace_id(self) -> str:
+        """The id of its trace, 32 hex digits."""
+        return self._trace.trace_id
+
+    def __enter__(self) -> Interaction:
+        self._start(self._open)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop(self.outputs, error, inputs=self.inputs)
+
+    def _open(self, parent: OpenSpan | None) -> OpenSpan:
+        if parent is not None and parent.trace.trace_id != self._trace.trace_id:
+            parent = None  # it was made in one place and entered in another
+        attributes = {f"properties.{name}": value for name, value in (self._properties or {}).items()}
+        call = Call("interaction", None, {})
+        return self._recorder.start("interaction", self._name, call, parent, trace=self._trace, attributes=attributes)
+
+
+def _detached(kind: Kind, name: str) -> Span:
+    """A span that goes nowhere, for a block that is not traced."""
+    trace_id = new_trace_id()
+    return Span(trace_id, new_span_id(), None, uuid_of(trace_id), kind, name, 0)

@@ -1,0 +1,291 @@
+"""The tracer: what a program holds in its hand. `configure` makes one; its parts are wired together here."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from spanhook import config_files, dspy_compat, feedback
+from spanhook.config import Settings
+from spanhook.delivery.pipeline import Pipeline
+from spanhook.delivery.stats import Stats
+from spanhook.dspy_source import DSPySource
+from spanhook.errors import InstallError
+from spanhook.finishing import Finisher
+from spanhook.guard import Guard
+from spanhook.plugins import loading
+from spanhook.plugins.registration import Plugin
+from spanhook.recorder import Recorder
+from spanhook.scopes import Interaction, SpanScope
+from spanhook.span import Kind, Sentiment, SignalType, Span, Trait
+
+logger = logging.getLogger("spanhook")
+
+M = TypeVar("M")
+
+
+def configure(
+    config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None,
+    *,
+    plugins: Mapping[str, Any] | None = None,
+) -> Tracer:
+    """Load the configuration and its plugins, and trace DSPy from now on.
+
+    A tracer that was configured before is replaced: it is shut down, and DSPy has one callback of ours at any time.
+    Other callbacks stay. Call it where you call `dspy.configure`: DSPy lets one thread only change its settings.
+
+    Args:
+        config: a `tracing.toml`, a dict of its shape, or `Settings`; None searches, see the reference.
+        plugins: plugin objects by name that run beside those of the configuration, without an entry point.
+
+    Raises:
+        ConfigError: with every problem of the file and its plugins; nothing has changed then.
+        InstallError: DSPy refuses a callback in this thread or task; nothing has changed then.
+    """
+    loaded = config_files.load(config)
+    if not loaded.settings.tracing.enabled:
+        tracer = Tracer(loaded.settings, [])
+        tracer.shutdown()
+        return tracer
+    chosen = loading.load(loaded, plugins)
+    tracer = Tracer(loaded.settings, chosen)
+    try:
+        replaced = tracer._install()
+    except InstallError:
+        loading.close(chosen)
+        raise
+    for old in replaced:
+        old.shutdown()
+    return tracer
+
+
+class Tracer:
+    """Traces DSPy programs and ties their traces to users. Made by `configure`; every method is safe on any thread.
+
+    Nothing here raises into the program, except what `[tracing] strict = true` asks for.
+    """
+
+    def __init__(self, settings: Settings, plugins: list[Plugin]) -> None:
+        self.settings = settings
+        self._guard = Guard()
+        self._rejected: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._closed = False
+        backends = [plugin for plugin in plugins if plugin.kind == "backend"]
+        self._finish = Finisher(settings.tracing.max_text_chars, self._guard)
+        self._pipeline = Pipeline(backends, settings.delivery, self._finish, self._guard)
+        self._recorder = Recorder(settings.tracing, plugins, self._guard, self._pipeline.put)
+        self._source = DSPySource(self._recorder, self._guard, self)
+        self._installed = False
+        atexit.register(self._at_exit)
+
+    def interaction(
+        self,
+        user_id: str | None = None,
+        convo_id: str | None = None,
+        event: str | None = None,
+        properties: Mapping[str, Any] | None = None,
+        event_id: str | Callable[[], str] | None = None,
+    ) -> Interaction:
+        """What a user does once: `with tracer.interaction(user_id="u1") as interaction:`.
+
+        Everything that runs inside, in the threads of `dspy.Parallel` and in tasks too, is one trace and has this
+        identity. `interaction.event_id` names it in every backend and is what `track_signal` takes.
+
+        Args:
+            user_id: who did it.
+            convo_id: the conversation that it belongs to.
+            event: what it is called, "chat" for example; the root span's name.
+            properties: whatever else is to be known of it, as strings, numbers and booleans by name.
+            event_id: your own id, or a function that makes one. By default the trace id as a UUIDv7.
+
+        Raises:
+            ValueError: a blank id, only with `strict = true`; otherwise it is logged, counted and left out.
+        """
+        if callable(event_id):
+            make, event_id = event_id, None
+            with self._guard("interaction: event_id()"):
+                event_id = make()
+        ids = {"user_id": user_id, "convo_id": convo_id, "event": event, "event_id": event_id}
+        for what, value in ids.items():
+            if value is not None and not self._accepts("interaction", lambda v=value, w=what: feedback.checked_id(v, w)):
+                ids[what] = None
+        return Interaction(self._recorder, self._source, self._guard, properties=properties, **ids)
+
+    def span(self, name: str, kind: Kind = "custom", **inputs: Any) -> SpanScope:
+        """A span of your own: `with tracer.span("retrieve", query=q) as span:`, or `@tracer.span("retrieve")`.
+
+        As a decorator, on plain, async and generator functions, the arguments are its inputs and the result its
+        outputs. In the `with` block set `span.outputs` and `span.attributes` yourself.
+        """
+        return SpanScope(self._recorder, self._source, self._guard, name, kind, inputs)
+
+    def wrap(self, program: M) -> M:
+        """Trace this DSPy module with all that it calls, by its own callbacks; wrapping twice is a no-op.
+
+        Made for `instrument = "wrapped"`, where nothing else is traced. Returns the same object. `program.deepcopy()`
+        keeps it; DSPy leaves callbacks out of `copy.deepcopy`, `pickle` and `save`.
+        """
+        callbacks: list[Any] | None = getattr(program, "callbacks", None)
+        if not isinstance(callbacks, list):
+            raise TypeError(f"wrap takes a dspy.Module, not {type(program).__name__}")
+        if self._source not in callbacks and not self._closed:
+            callbacks.append(self._source)
+        return program
+
+    def identify(self, user_id: str, traits: Mapping[str, Trait] | None = None) -> bool:
+        """Say who a user is. Whether it was accepted.
+
+        Args:
+            user_id: as in `interaction`.
+            traits: what is known of the user: str, int, float or bool by name.
+
+        Raises:
+            ValueError: a blank id or a wrong trait, only with `strict = true`; otherwise it is logged and counted.
+        """
+        return self._accepts("identify", lambda: self._pipeline.put(feedback.identity(user_id, traits)))
+
+    def track_signal(
+        self,
+        event_id: str,
+        name: str,
+        signal_type: SignalType = "default",
+        timestamp: datetime | str | None = None,
+        properties: Mapping[str, Any] | None = None,
+        attachment_id: str | None = None,
+        comment: str | None = None,
+        after: str | None = None,
+        sentiment: Sentiment | None = None,
+    ) -> bool:
+        """Record a user's feedback on an interaction. Whether it was accepted.
+
+        Args:
+            event_id: `interaction.event_id`, or `spanhook.event_id_of(prediction)`.
+            name: what happened, "thumbs_up" for example.
+            signal_type: "default", "feedback" or "edit".
+            timestamp: when; a datetime or ISO 8601, without a zone it is UTC. None: now.
+            properties: more, by name; `score` is taken as a score where a backend has one.
+            attachment_id: the part of the interaction that it is about.
+            comment: what the user wrote.
+            after: the text after the user's edit.
+            sentiment: "POSITIVE" or "NEGATIVE".
+
+        Raises:
+            ValueError: a blank id, an unknown type or sentiment, only with `strict = true`; otherwise it is logged
+                and counted.
+        """
+
+        def work() -> bool:
+            return self._pipeline.put(
+                feedback.signal(
+                    event_id, name, signal_type, timestamp, properties, attachment_id, comment, after, sentiment
+                )
+            )
+
+        return self._accepts("track_signal", work)
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until every backend has all that was accepted before, for at most `timeout` seconds.
+
+        True only if all of it was delivered: nothing failed, was dropped, or is still waiting.
+        """
+        return self._pipeline.flush(timeout)
+
+    def shutdown(self, timeout: float = 5.0) -> bool:
+        """Flush, stop the threads, remove the callback from DSPy; says in one log line what was lost and why.
+
+        Takes at most `timeout` seconds. Runs by itself when the interpreter exits. A second call is a no-op.
+        """
+        with self._lock:
+            if self._closed:
+                return True
+            self._closed = True
+        atexit.unregister(self._at_exit)
+        open_spans = self._source.close()
+        self._uninstall()
+        delivered = self._pipeline.flush(timeout, closing=True)
+        lost = [f"backend {name}: {what}" for name, stats in self.stats().backends.items() if (what := stats.lost())]
+        if open_spans:
+            lost.append(f"{open_spans} spans of calls that were still running")
+        if lost:
+            logger.warning("not delivered: %s", "; ".join(lost))
+        return delivered
+
+    def stats(self) -> Stats:
+        """What became of everything so far."""
+        return Stats(
+            backends=self._pipeline.stats(),
+            rejected=dict(self._rejected),
+            errors=self._guard.counts(),
+            sampled_out=self._recorder.sampled_out,
+        )
+
+    @property
+    def callback(self) -> DSPySource:
+        """The DSPy callback, for `dspy.context(callbacks=[…])`; `configure` has put it into DSPy's settings already."""
+        return self._source
+
+    @contextmanager
+    def listen(self, listener: Callable[[Span], None]) -> Iterator[None]:
+        """Call `listener` with a copy of each span that ends, on its call's thread, during a `with` block. For tests."""
+
+        def hear(span: Span) -> None:
+            heard = replace(span)
+            self._finish(heard)
+            listener(heard)
+
+        self._recorder.listeners.append(hear)
+        try:
+            yield
+        finally:
+            self._recorder.listeners.remove(hear)
+
+    def _accepts(self, what: str, work: Callable[[], object]) -> bool:
+        """Do `work`; a ValueError from it means that the program gave something wrong."""
+        accepted, wrong = False, None
+        with self._guard(what):
+            try:
+                accepted = work() is not False
+            except ValueError as error:
+                wrong = error
+        if wrong is None:
+            return accepted
+        with self._lock:
+            self._rejected[what] += 1
+        if self.settings.tracing.strict:
+            raise wrong
+        logger.warning("%s: rejected: %s", what, wrong)
+        return False
+
+    def _install(self) -> list[Tracer]:
+        """Put the callback into DSPy's settings in place of an earlier tracer's; returns the tracers it replaces."""
+        if self.settings.tracing.instrument == "wrapped":
+            return []
+        present = dspy_compat.callbacks()
+        dspy_compat.set_callbacks([c for c in present if not isinstance(c, DSPySource)] + [self._source])
+        self._installed = True
+        return [c.owner for c in present if isinstance(c, DSPySource)]
+
+    def _uninstall(self) -> None:
+        if not self._installed:
+            return
+        present = dspy_compat.callbacks()
+        if self._source in present:
+            with self._guard("shutdown: removing the callback"):  # another thread than DSPy's own: it stays, asleep
+                dspy_compat.set_callbacks([c for c in present if c is not self._source])
+        elif not any(isinstance(c, DSPySource) for c in present):
+            logger.warning(
+                "DSPy's callbacks were replaced after spanhook.configure(): calls since then were not traced. "
+                "Call spanhook.configure() after dspy.configure(callbacks=…)."
+            )
+
+    def _at_exit(self) -> None:
+        self.shutdown(self.settings.delivery.exit_timeout_s)

@@ -1,0 +1,46 @@
+"""Why the model stopped, from the answer in the call's own history entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from spanhook import Call, Facts, Span, hookimpl
+from spanhook_extractors.usage_dicts import member
+
+
+class FinishReasonExtractor:
+    """The finish reason as the provider or DSPy's engine words it.
+
+    Several completions (`n > 1`) have one where they agree; all of them are in the attribute `finish_reasons`.
+    """
+
+    @hookimpl
+    def span_end(self, span: Span, call: Call) -> Facts | None:
+        """Read the answer's finish reasons."""
+        if len(call.history) != 1:
+            return None
+        reasons = list(finish_reasons(call.history[0].get("response")))
+        if not reasons:
+            return None
+        facts: Facts = {"finish_reason": reasons[0] if len(set(reasons)) == 1 else None}
+        if len(reasons) > 1:
+            facts["attributes"] = {"finish_reasons": reasons}
+        return facts
+
+
+def finish_reasons(response: Any) -> Iterable[str]:
+    """One for each completion of `response`."""
+    answers = response if isinstance(response, tuple) else (response,)  # a tuple: one native answer a completion
+    for answer in answers:
+        reason = member(answer, "finish_reason")
+        if isinstance(reason, str):
+            yield reason
+            continue
+        choices = member(answer, "choices") or ()
+        yield from (reason for choice in choices if isinstance(reason := member(choice, "finish_reason"), str))
+        # The responses API has a status, and a reason only for what was cut off.
+        status = member(answer, "status")
+        if isinstance(status, str) and not choices:
+            cut_off = member(member(answer, "incomplete_details"), "reason")
+            yield cut_off if isinstance(cut_off, str) else status

@@ -1,0 +1,57 @@
+"""Facts of an LM call from the entry that DSPy wrote to its history for this very call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spanhook import Call, Facts, Span, hookimpl
+from spanhook_extractors.usage_dicts import member, read_usage
+
+
+class HistoryExtractor:
+    """Usage, cost, cache hit and the model that answered. Knows nothing where DSPy's history is off."""
+
+    @hookimpl
+    def span_end(self, span: Span, call: Call) -> Facts | None:
+        """Read the call's own history entry."""
+        if len(call.history) != 1:
+            return None
+        entry = call.history[0]
+        facts: Facts = {"response_model": _text(entry.get("response_model"))}
+        facts["cache_hit"] = hit = is_cache_hit(entry, call.instance)
+        cost = entry.get("cost")
+        if hit:
+            # DSPy repeats the cost of the call that filled the cache; this one cost nothing.
+            facts["cost_usd"] = 0.0
+            facts["attributes"] = {"cost_avoided_usd": cost}
+        else:
+            facts["cost_usd"] = cost
+            facts["usage"] = read_usage(entry.get("usage"))
+        return facts
+
+
+def is_cache_hit(entry: Mapping[str, Any], lm: Any) -> bool | None:
+    """Whether DSPy answered from its cache; None where the entry can't tell.
+
+    DSPy gives a cached answer no usage, while the answer itself still has the tokens of the call that filled the cache.
+    An empty usage alone says nothing: some models report none.
+    """
+    response = entry.get("response")
+    if member(response, "cache_hit") is True:
+        return True
+    if entry.get("usage"):
+        return False
+    answers = response if isinstance(response, tuple) else (response,)
+    if any(read_usage(member(answer, "usage")) or _native_usage(answer) for answer in answers if answer is not None):
+        return True
+    asked = entry.get("kwargs") or {}
+    return False if asked.get("cache", getattr(lm, "cache", None)) is False else None
+
+
+def _native_usage(answer: Any) -> bool:
+    return type(member(member(answer, "usage"), "input_tokens")) is int
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,28 @@
+"""Usage that a call's result carries itself: its `usage`, an object or a dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spanhook import Call, Facts, Span, hookimpl
+from spanhook_extractors.usage_dicts import read_usage
+
+
+class UsageAttributeExtractor:
+    """For modules and tools that call a model on their own and return its usage with the result.
+
+    Not for DSPy's LMs: an answer from the cache still carries the usage of the call that filled it.
+    """
+
+    @hookimpl
+    def span_end(self, span: Span, call: Call) -> Facts | None:
+        """Read `outputs.usage`, or `outputs["usage"]`."""
+        if call.outputs is None or (call.kind == "lm" and call.instance is not None):
+            return None
+        usage = read_usage(_usage_of(call.outputs))
+        return {"usage": usage} if usage else None
+
+
+def _usage_of(outputs: Any) -> Any:
+    return outputs.get("usage") if isinstance(outputs, Mapping) else getattr(outputs, "usage", None)
