@@ -1,8 +1,8 @@
 """Spanhook traces DSPy programs: every call, its tokens, its cost, its user, to every backend you choose.
 
-    tracer = spanhook.configure()
-    with tracer.interaction(user_id="u1") as interaction:
-        program(question="…")
+tracer = spanhook.configure()
+with tracer.interaction(user_id="u1") as interaction:
+program(question="…")
 """
 
 from spanhook.config import DeliverySettings, PluginOptions, Settings, TracingSettings

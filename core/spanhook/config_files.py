@@ -65,9 +65,8 @@ def load(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = 
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        # In code the environment only gives what the dict leaves open.
-        env = {} if isinstance(config, Mapping) else environment
-        problems += describe(error, Settings, lambda *keys: _where(origin, env, keys))
+        problems += describe(error, Settings, lambda *keys: _where(origin, environment, keys))
+        raise ConfigError(problems) from None  # pydantic's own message shows values, which may be secrets
     if problems:
         raise ConfigError(problems)
     return LoadedConfig(settings, origin, environment)

@@ -12,13 +12,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import dspy
-from dspy.dsp.utils.settings import thread_local_overrides
-from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
+from dspy.dsp.utils.settings import main_thread_config, thread_local_overrides
+from dspy.utils.callback import ACTIVE_CALL_ID
+from dspy.utils.callback import BaseCallback as BaseCallback
 from dspy.utils.usage_tracker import UsageTracker
 
 from spanhook.errors import InstallError
-
-__all__ = ["BaseCallback", "DSPY_VERSION", "LMRecord", "Overrides"]
 
 DSPY_VERSION: str = dspy.__version__
 
@@ -116,6 +115,11 @@ def callbacks() -> list[Any]:
     return list(dspy.settings.get("callbacks") or ())
 
 
+def process_callbacks() -> list[Any]:
+    """The callbacks of the whole process, whatever `dspy.context` says here."""
+    return list(main_thread_config.get("callbacks") or ())
+
+
 def set_callbacks(wanted: list[Any]) -> None:
     """Replace the process-wide callbacks.
 
@@ -171,11 +175,12 @@ def signature_text(value: Any) -> str | None:
     if not isinstance(value, type):
         held = _own(value)
         value = held.get("signature") or _own(held.get("predict")).get("signature")
+    signature: Any = value
     if not (isinstance(value, type) and issubclass(value, dspy.Signature)):
         return None
     text = _signature_texts.get(value)
     if text is None:
-        text = _signature_texts[value] = str(value.signature)
+        text = _signature_texts[value] = str(signature.signature)
     return text
 
 

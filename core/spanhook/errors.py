@@ -1,9 +1,9 @@
 """Every exception that Spanhook raises.
 
-    SpanhookError
-    ├── ConfigError       the configuration is wrong: all its problems at once
-    ├── PluginError       a plugin object can't be registered
-    └── InstallError      the tracer can't be put into DSPy's settings here
+SpanhookError
+├── ConfigError       the configuration is wrong: all its problems at once
+├── PluginError       a plugin object can't be registered
+└── InstallError      the tracer can't be put into DSPy's settings here
 """
 
 from __future__ import annotations

@@ -73,7 +73,15 @@ def signal(
         if text is not None and not isinstance(text, str):
             raise ValueError(f"{what} must be a string or None, not {_shown(text)}")
     return Signal(
-        event_id, name, signal_type, _time_ns(timestamp), snapshot(dict(properties or {})), attachment_id, comment, after, sentiment
+        event_id,
+        name,
+        signal_type,
+        _time_ns(timestamp),
+        snapshot(dict(properties or {})),
+        attachment_id,
+        comment,
+        after,
+        sentiment,
     )
 
 

@@ -30,7 +30,7 @@ class HookSpecs:
         """
 
     @hookspec
-    def span_end(self, span: Span, call: Call) -> Facts | None:  # type: ignore[empty-body]
+    def span_end(self, span: Span, call: Call) -> Facts | None:
         """Called right after the call, on its own thread, whether it returned or raised. For extractors.
 
         Return the facts that you know; don't write to the span. For each field the first extractor in the list that
@@ -54,14 +54,14 @@ class HookSpecs:
         """Called with a user's feedback: on the backend's own thread, in order with the spans."""
 
     @hookspec
-    def flush(self, timeout: float) -> bool | None:  # type: ignore[empty-body]
+    def flush(self, timeout: float) -> bool | None:
         """Send what you still hold, within `timeout` seconds, on the backend's own thread.
 
         Return False if something that you had taken could not be delivered.
         """
 
     @hookspec
-    def shutdown(self, timeout: float) -> bool | None:  # type: ignore[empty-body]
+    def shutdown(self, timeout: float) -> bool | None:
         """Send what you still hold and let go of files, sockets and threads; the last call that you get.
 
         On the backend's own thread, within `timeout` seconds. Return False if something could not be delivered.

@@ -137,10 +137,9 @@ class Recorder:
             listener(span)
 
     def _copy(self, value: Any) -> Any:
-        copied = None
         with self._guard("copying a call's content"):
-            copied = snapshot(value, _CONVERTERS)
-        return copied
+            return snapshot(value, _CONVERTERS)
+        return None
 
     def _extract(self, span: Span, call: Call) -> None:
         for plugin, hook in self._on_end:
@@ -155,11 +154,15 @@ class Recorder:
     def _error(self, exception: BaseException) -> SpanError:
         kind = type(exception)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        frames = "".join(traceback.format_tb(exception.__traceback__, limit=-MAX_TRACEBACK_FRAMES))
-        if not self._content:
-            return SpanError(name, None, frames)
+        frames = traceback.StackSummary.extract(
+            traceback.walk_tb(exception.__traceback__), limit=-MAX_TRACEBACK_FRAMES, lookup_lines=self._content
+        )
+        if not self._content:  # a line of source may hold the message
+            places = (f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n' for frame in frames)
+            return SpanError(name, None, "".join(places))
         message = message_of(exception)
-        return SpanError(name, message, f"Traceback (most recent call last):\n{frames}{name}: {message}")
+        lines = "".join(frames.format())
+        return SpanError(name, message, f"Traceback (most recent call last):\n{lines}{name}: {message}")
 
 
 _events: dict[int, tuple[weakref.ref[Any], str]] = {}

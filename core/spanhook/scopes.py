@@ -75,8 +75,12 @@ class SpanScope(_Scope):
         def scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SpanScope:
             inputs: Mapping[str, Any] = kwargs
             with self._guard("tracer: arguments of a decorated function"):
-                inputs = {k: v for k, v in signature.bind(*args, **kwargs).arguments.items() if k not in ("self", "cls")}
-            return SpanScope(self._recorder, self._source, self._guard, self._name, self._kind, {**self._inputs, **inputs})
+                inputs = {
+                    k: v for k, v in signature.bind(*args, **kwargs).arguments.items() if k not in ("self", "cls")
+                }
+            return SpanScope(
+                self._recorder, self._source, self._guard, self._name, self._kind, {**self._inputs, **inputs}
+            )
 
         if inspect.iscoroutinefunction(function):
 

@@ -113,7 +113,7 @@ class _Snapshot:
             if isinstance(value, base):
                 return self._sequence(value, base, depth)
         if isinstance(value, BaseModel):
-            fields = kind.model_fields
+            fields = type(value).model_fields
             return self._dict({k: v for k, v in vars(value).items() if k in fields}, depth)
         if dataclasses.is_dataclass(kind):
             names = [f.name for f in dataclasses.fields(kind)]

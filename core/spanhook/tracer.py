@@ -58,7 +58,7 @@ def configure(
     chosen = loading.load(loaded, plugins)
     tracer = Tracer(loaded.settings, chosen)
     try:
-        replaced = tracer._install()
+        replaced = tracer.install()
     except InstallError:
         loading.close(chosen)
         raise
@@ -114,11 +114,16 @@ class Tracer:
             make, event_id = event_id, None
             with self._guard("interaction: event_id()"):
                 event_id = make()
-        ids = {"user_id": user_id, "convo_id": convo_id, "event": event, "event_id": event_id}
-        for what, value in ids.items():
-            if value is not None and not self._accepts("interaction", lambda v=value, w=what: feedback.checked_id(v, w)):
-                ids[what] = None
-        return Interaction(self._recorder, self._source, self._guard, properties=properties, **ids)
+        return Interaction(
+            self._recorder,
+            self._source,
+            self._guard,
+            user_id=self._checked("user_id", user_id),
+            convo_id=self._checked("convo_id", convo_id),
+            event=self._checked("event", event),
+            event_id=self._checked("event_id", event_id),
+            properties=properties,
+        )
 
     def span(self, name: str, kind: Kind = "custom", **inputs: Any) -> SpanScope:
         """A span of your own: `with tracer.span("retrieve", query=q) as span:`, or `@tracer.span("retrieve")`.
@@ -248,6 +253,11 @@ class Tracer:
         finally:
             self._recorder.listeners.remove(hear)
 
+    def _checked(self, what: str, value: str | None) -> str | None:
+        """An interaction's id if it can be one; None where it was rejected, or not given."""
+        given = value is not None and self._accepts("interaction", lambda: feedback.checked_id(value, what))
+        return value if given else None
+
     def _accepts(self, what: str, work: Callable[[], object]) -> bool:
         """Do `work`; a ValueError from it means that the program gave something wrong."""
         accepted, wrong = False, None
@@ -265,11 +275,17 @@ class Tracer:
         logger.warning("%s: rejected: %s", what, wrong)
         return False
 
-    def _install(self) -> list[Tracer]:
-        """Put the callback into DSPy's settings in place of an earlier tracer's; returns the tracers it replaces."""
+    def install(self) -> list[Tracer]:
+        """Put the callback into DSPy's settings, beside those of others; `configure` has done it.
+
+        Returns the tracers whose callbacks it replaces.
+
+        Raises:
+            InstallError: DSPy refuses a callback in this thread or task.
+        """
         if self.settings.tracing.instrument == "wrapped":
             return []
-        present = dspy_compat.callbacks()
+        present = dspy_compat.process_callbacks()
         dspy_compat.set_callbacks([c for c in present if not isinstance(c, DSPySource)] + [self._source])
         self._installed = True
         return [c.owner for c in present if isinstance(c, DSPySource)]
@@ -277,7 +293,7 @@ class Tracer:
     def _uninstall(self) -> None:
         if not self._installed:
             return
-        present = dspy_compat.callbacks()
+        present = dspy_compat.process_callbacks()
         if self._source in present:
             with self._guard("shutdown: removing the callback"):  # another thread than DSPy's own: it stays, asleep
                 dspy_compat.set_callbacks([c for c in present if c is not self._source])

@@ -10,7 +10,7 @@ from spanhook_extractors.usage_dicts import member
 
 
 class FinishReasonExtractor:
-    """The finish reason as the provider or DSPy's engine words it.
+    """The finish reason as the provider or DSPy's engine words it; the responses API's in the words of the chat API.
 
     Several completions (`n > 1`) have one where they agree; all of them are in the attribute `finish_reasons`.
     """
@@ -39,8 +39,17 @@ def finish_reasons(response: Any) -> Iterable[str]:
             continue
         choices = member(answer, "choices") or ()
         yield from (reason for choice in choices if isinstance(reason := member(choice, "finish_reason"), str))
-        # The responses API has a status, and a reason only for what was cut off.
-        status = member(answer, "status")
-        if isinstance(status, str) and not choices:
-            cut_off = member(member(answer, "incomplete_details"), "reason")
-            yield cut_off if isinstance(cut_off, str) else status
+        if not choices and (reason := _responses_reason(answer)):
+            yield reason
+
+
+def _responses_reason(answer: Any) -> str | None:
+    """The responses API has a status, and a reason only for what was cut off."""
+    status = member(answer, "status")
+    if not isinstance(status, str):
+        return None
+    if status == "completed":
+        outputs = member(answer, "output") or ()
+        return "tool_calls" if any(member(item, "type") == "function_call" for item in outputs) else "stop"
+    reason = member(member(answer, "incomplete_details"), "reason")
+    return "length" if reason == "max_output_tokens" else reason if isinstance(reason, str) else status

@@ -20,14 +20,16 @@ class HistoryExtractor:
         entry = call.history[0]
         facts: Facts = {"response_model": _text(entry.get("response_model"))}
         facts["cache_hit"] = hit = is_cache_hit(entry, call.instance)
-        cost = entry.get("cost")
+        cost, usage = entry.get("cost"), read_usage(entry.get("usage"))
         if hit:
             # DSPy repeats the cost of the call that filled the cache; this one cost nothing.
             facts["cost_usd"] = 0.0
             facts["attributes"] = {"cost_avoided_usd": cost}
-        else:
+        elif usage is not None:
+            facts["usage"] = usage
             facts["cost_usd"] = cost
-            facts["usage"] = read_usage(entry.get("usage"))
+        elif cost:  # without usage a cost of zero only says that nothing was counted
+            facts["cost_usd"] = cost
         return facts
 
 
@@ -40,7 +42,7 @@ def is_cache_hit(entry: Mapping[str, Any], lm: Any) -> bool | None:
     response = entry.get("response")
     if member(response, "cache_hit") is True:
         return True
-    if entry.get("usage"):
+    if read_usage(entry.get("usage")):
         return False
     answers = response if isinstance(response, tuple) else (response,)
     if any(read_usage(member(answer, "usage")) or _native_usage(answer) for answer in answers if answer is not None):

@@ -19,6 +19,8 @@ _PLACES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "cache_write_input_tokens": (
         ("prompt_tokens_details", "cache_creation_tokens"),
+        ("prompt_tokens_details", "cache_write_tokens"),
+        ("input_tokens_details", "cache_write_tokens"),
         ("cache_creation_input_tokens",),
     ),
     "reasoning_output_tokens": (
@@ -31,11 +33,15 @@ _PLACES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 def read_usage(source: Any) -> Usage | None:
-    """The counts that `source`, a mapping or an object, reports; None if it reports none."""
+    """The counts that `source`, a mapping or an object, reports; None if it reports none.
+
+    LiteLLM writes zeros where the provider said nothing, and no real call has neither input nor output: all zeros are
+    no report.
+    """
     if source is None or isinstance(source, (str, bytes, int, float)):
         return None
     usage = Usage(**{name: _first(source, places) for name, places in _PLACES.items()})
-    return usage if usage else None
+    return usage if any(usage.to_dict().values()) else None
 
 
 def member(source: Any, name: str) -> Any:

