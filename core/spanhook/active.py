@@ -11,7 +11,7 @@ from spanhook import dspy_compat
 from spanhook.ids import is_sampled, new_trace_id, trace_id_from, uuid_of
 from spanhook.span import Call, Span
 
-_SETTING = "spanhook_span"
+SETTING = "spanhook_span_"  # and the tracer's number: two tracers in one process know nothing of each other's spans
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +51,7 @@ class OpenSpan:
     parent: OpenSpan | None
     started_ns: int  # monotonic
     dspy_call_id: str | None = None  # the DSPy call that was active when this span became the innermost
+    handled: int = 0  # the id() of the exception that was being handled when the call began
     overrides: dspy_compat.Overrides | None = None
     record: dspy_compat.LMRecord | None = None
 
@@ -58,23 +59,23 @@ class OpenSpan:
         # It stands in DSPy's settings, which a program may pickle or copy; an open span means nothing elsewhere.
         return _nothing, ()
 
-    def activate(self, dspy_call_id: str | None, **settings: Any) -> None:
+    def activate(self, setting: str, dspy_call_id: str | None, **settings: Any) -> None:
         """Make this the innermost span of the current context, and of the threads that DSPy starts from it."""
         self.dspy_call_id = dspy_call_id
-        self.overrides = dspy_compat.Overrides(**{_SETTING: self}, **settings)
+        self.overrides = dspy_compat.Overrides(**{setting: self}, **settings)
 
 
 def _nothing() -> None:
     return None
 
 
-def innermost(by_call_id: Mapping[str, OpenSpan]) -> OpenSpan | None:
-    """The span that a call starting here belongs under.
+def innermost(setting: str, by_call_id: Mapping[str, OpenSpan]) -> OpenSpan | None:
+    """The span that a call starting here belongs under, for the tracer with this setting and these open calls.
 
     A DSPy call is known by its id, a span of the program's own by the override that it left. Where both are there,
     the override is the inner one exactly if the same DSPy call is still active as when it was made.
     """
-    own: OpenSpan | None = dspy_compat.override(_SETTING)
+    own: OpenSpan | None = dspy_compat.override(setting)
     call_id = dspy_compat.active_call_id()
     called = by_call_id.get(call_id) if call_id is not None else None
     if own is None or called is None:

@@ -26,7 +26,7 @@ Names = Annotated[list[str], BeforeValidator(_split), NoDecode]
 class PluginOptions(BaseModel):
     """Base of a plugin's own options: unknown keys are errors, values don't change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)  # an input may be a secret
 
 
 class TracingSettings(PluginOptions):
@@ -44,7 +44,7 @@ class TracingSettings(PluginOptions):
     extractors: Names = Field(default=list(DEFAULT_EXTRACTORS))
     """Extractors by name. For each field of a span the first in the list that knows it wins."""
 
-    backends: Names = Field(default=list(DEFAULT_BACKENDS), min_length=1)
+    backends: Names = Field(default=list(DEFAULT_BACKENDS))
     """Backends by name; each gets every span."""
 
     capture: Literal["full", "metadata"] = "full"
@@ -72,20 +72,28 @@ class DeliverySettings(PluginOptions):
     interval_s: float = Field(default=0.2, gt=0, le=60)
     """How long a finished span may wait for others to share a batch with, in seconds."""
 
-    exit_timeout_s: float = Field(default=5.0, ge=0)
+    exit_timeout_s: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     """How long `shutdown` may take when the interpreter exits, in seconds."""
 
 
-class Settings(BaseSettings):
-    """The whole configuration. Precedence: arguments given here, then `SPANHOOK_…` variables, then defaults."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_DELIMITER, extra="forbid", frozen=True
-    )
+class Sections(PluginOptions):
+    """The sections of `tracing.toml`."""
 
     tracing: TracingSettings = TracingSettings()
     delivery: DeliverySettings = DeliverySettings()
-    backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Options by backend: `[backends.NAME]`."""
-    extractors: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    backends: dict[str, dict[str, Any]] = Field(default_factory=dict, repr=False)
+    """Options by backend: `[backends.NAME]`. They may hold secrets, so they are never printed."""
+    extractors: dict[str, dict[str, Any]] = Field(default_factory=dict, repr=False)
     """Options by extractor: `[extractors.NAME]`."""
+
+
+class Settings(BaseSettings, Sections):
+    """The whole configuration. Precedence: arguments given here, then `SPANHOOK_…` variables, then defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )

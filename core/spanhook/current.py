@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from spanhook import dspy_compat
-from spanhook.active import innermost
+from spanhook.active import SETTING, OpenSpan
 from spanhook.dspy_source import DSPySource
 from spanhook.span import Span
 
 
+def running_sources() -> Iterator[DSPySource]:
+    """The callbacks of tracers that are at work in this context; one, as a rule."""
+    return (c for c in dspy_compat.callbacks() if isinstance(c, DSPySource) and not c.is_closed)
+
+
 def current_span() -> Span | None:
     """The innermost span that is open on this thread or task; None outside of any. Read it, don't change it."""
-    opened = next((c.innermost() for c in dspy_compat.callbacks() if isinstance(c, DSPySource)), None) or innermost({})
-    return opened.span if opened is not None else None
+    for source in running_sources():
+        if (opened := source.innermost()) is not None:
+            return opened.span
+    own: OpenSpan | None = next(dspy_compat.overrides_named(SETTING), None)  # of a tracer for wrapped programs alone
+    return own.span if own is not None else None
 
 
 def add_trace_ids(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -5,8 +5,9 @@ Tried on DSPy 3.0.4, 3.1.3, 3.2.1, 3.3.1 and 3.4.1. The rest of Spanhook speaks 
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import Token
 from importlib.util import find_spec
 from typing import Any
@@ -59,6 +60,12 @@ class Overrides:
 def override(name: str) -> Any:
     """The value of a setting override in this context, None if there is none."""
     return thread_local_overrides.get().get(name)
+
+
+def overrides_named(prefix: str) -> Iterator[Any]:
+    """The values of all setting overrides in this context whose names begin so, the latest first."""
+    overrides = thread_local_overrides.get()
+    return (overrides[name] for name in reversed(list(overrides)) if name.startswith(prefix))
 
 
 class _Recorder:
@@ -133,6 +140,35 @@ def set_callbacks(wanted: list[Any]) -> None:
             f"DSPy refuses the tracer's callback here: {error} Call spanhook.configure() where you call "
             'dspy.configure(), or set instrument = "wrapped" and use tracer.wrap(program).'
         ) from error
+
+
+def exception_in_flight(handled: int) -> BaseException | None:
+    """What ends a call that DSPy reports as ended by nothing.
+
+    Before 3.3 DSPy hands its callbacks no cancellation, interrupt or exit. The exception is the one that Python is
+    handling, unless that was so already when the call began.
+
+    Args:
+        handled: `id()` of what `sys.exc_info()` held when the call began.
+    """
+    exception = sys.exc_info()[1]
+    return exception if id(exception) != handled else None
+
+
+def is_lm(instance: Any) -> bool:
+    """Whether this is a language model, `dspy.LM` or another."""
+    return isinstance(instance, dspy.BaseLM)
+
+
+def lm_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an LM was called with; 3.3 has the prompt among `items`."""
+    items = arguments.get("items")
+    if items is None:
+        return arguments
+    rest = {key: value for key, value in arguments.items() if key != "items"}
+    if len(items) == 1 and isinstance(items[0], str):
+        return {**rest, "prompt": items[0]}
+    return {**rest, "items": items} if items else rest
 
 
 def lm_identity(lm: Any) -> tuple[str | None, str | None]:

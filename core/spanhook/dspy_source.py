@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spanhook import dspy_compat
-from spanhook.active import OpenSpan, innermost
+from spanhook.active import SETTING, OpenSpan, innermost
 from spanhook.dspy_compat import CARRIES_CALL_ID, BaseCallback, LMRecord
 from spanhook.guard import Guard
 from spanhook.recorder import Recorder
@@ -20,6 +22,9 @@ _SECRET_WORDS = ("key", "token", "secret", "password", "authorization", "credent
 _HARMLESS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
+_numbers = itertools.count()
+
+
 class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
     """Stands once in DSPy's callbacks, whatever the number of plugins; each event runs on the thread of its call.
 
@@ -30,6 +35,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         self.owner = owner
         self._recorder = recorder
         self._guard = guard
+        self.setting = f"{SETTING}{next(_numbers)}"
         self._open: dict[str, OpenSpan] = {}
         self._closed = False
 
@@ -49,7 +55,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
 
     def innermost(self) -> OpenSpan | None:
         """The span that runs here: the parent of what starts next."""
-        return innermost(self._open)
+        return innermost(self.setting, self._open)
 
     def close(self) -> int:
         """Take no further events; returns how many calls were still running."""
@@ -65,6 +71,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         if self._closed or call_id in self._open:
             return None
         opened = self._recorder.start(kind, name, Call(kind, instance, inputs), self.innermost(), **more)
+        opened.handled = id(sys.exc_info()[1])
         self._open[call_id] = opened
         return opened
 
@@ -72,6 +79,8 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         opened = self._open.pop(call_id, None)
         if opened is not None:
             with self._guard("tracer: end of a call"):
+                if exception is None and outputs is None:
+                    exception = dspy_compat.exception_in_flight(opened.handled)
                 self._recorder.end(opened, outputs, exception)
 
     def _start_parent(self, kind: Kind, call_id: str, instance: Any, inputs: Mapping[str, Any], **more: Any) -> None:
@@ -84,10 +93,13 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         if isinstance(held, list) and self in held and self not in (everywhere := dspy_compat.callbacks()):
             settings["callbacks"] = [*everywhere, self]  # a wrapped program is traced with all that it calls
         if settings or not CARRIES_CALL_ID:
-            opened.activate(call_id, **settings)
+            opened.activate(self.setting, call_id, **settings)
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A module's call begins."""
+        if dspy_compat.is_lm(instance):  # before 3.2 DSPy takes LMs that are no `dspy.LM` for modules
+            self.on_lm_start(call_id, instance, inputs)
+            return
         with self._guard("tracer: start of a module"):
             signature = dspy_compat.signature_text(instance)
             attributes = {"dspy.signature": signature} if signature else None
@@ -100,7 +112,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A language model's call begins; from here on DSPy's own record of it is ours to read."""
         with self._guard("tracer: start of an LM"):
-            arguments = _arguments(inputs)
+            arguments = dspy_compat.lm_arguments(_arguments(inputs))
             model, provider = dspy_compat.lm_identity(instance)
             opened = self._start(
                 "lm",

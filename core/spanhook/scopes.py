@@ -34,7 +34,7 @@ class _Scope:
             return None
         with self._guard("tracer: start of a span"):
             opened = open_span(self._source.innermost())
-            opened.activate(dspy_compat.active_call_id())
+            opened.activate(self._source.setting, dspy_compat.active_call_id())
             self._opened = opened
         return self._opened.span if self._opened is not None else None
 

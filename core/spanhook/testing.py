@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from spanhook import dspy_compat
 from spanhook.config import Settings
 from spanhook.config_files import LoadedConfig
-from spanhook.dspy_source import DSPySource
+from spanhook.current import running_sources
 from spanhook.errors import InstallError
 from spanhook.plugins import loading
 from spanhook.span import Span
@@ -28,20 +28,16 @@ def capture_spans(tracer: Tracer | None = None) -> Iterator[list[Span]]:
     A span comes after the spans under it, those of other threads included.
     """
     spans: list[Span] = []
-    tracer = tracer or next((c.owner for c in dspy_compat.callbacks() if isinstance(c, DSPySource)), None)
+    tracer = tracer or next((source.owner for source in running_sources()), None)
     if tracer is not None:
         with tracer.listen(spans.append):
             yield spans
         return
     settings = Settings()
     own = Tracer(settings, loading.load(LoadedConfig(settings, "capture_spans()"), kinds=("extractor",)))
-    # For the threads that the program makes itself; where DSPy lets only another thread do that, this context is what
-    # can be seen. Inside of `dspy.context` the process-wide callbacks don't count, so there the context's too.
-    with suppress(InstallError):
+    overrides = dspy_compat.Overrides(callbacks=[*dspy_compat.callbacks(), own.callback])
+    with suppress(InstallError):  # for threads of the program's own; where DSPy refuses, only this context is seen
         own.install()
-    overrides = dspy_compat.Overrides(
-        callbacks=[*(c for c in dspy_compat.callbacks() if c is not own.callback), own.callback]
-    )
     try:
         with own.listen(spans.append):
             yield spans

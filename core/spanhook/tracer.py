@@ -136,8 +136,11 @@ class Tracer:
     def wrap(self, program: M) -> M:
         """Trace this DSPy module with all that it calls, by its own callbacks; wrapping twice is a no-op.
 
-        Made for `instrument = "wrapped"`, where nothing else is traced. Returns the same object. `program.deepcopy()`
-        keeps it; DSPy leaves callbacks out of `copy.deepcopy`, `pickle` and `save`.
+        Made for `instrument = "wrapped"`, where nothing else is traced. Returns the same object. DSPy leaves callbacks
+        out of copies, pickles and saved programs, so wrap what you load, and what an optimizer returns.
+
+        Raises:
+            TypeError: it is no `dspy.Module`.
         """
         callbacks: list[Any] | None = getattr(program, "callbacks", None)
         if not isinstance(callbacks, list):
@@ -283,12 +286,21 @@ class Tracer:
         Raises:
             InstallError: DSPy refuses a callback in this thread or task.
         """
-        if self.settings.tracing.instrument == "wrapped":
-            return []
         present = dspy_compat.process_callbacks()
-        dspy_compat.set_callbacks([c for c in present if not isinstance(c, DSPySource)] + [self._source])
+        replaced = [c.owner for c in present if isinstance(c, DSPySource)]
+        if self.settings.tracing.instrument == "wrapped":
+            if replaced:
+                dspy_compat.set_callbacks([c for c in present if not isinstance(c, DSPySource)])
+            return replaced
+        dspy_compat.set_callbacks(self._among(present))
+        if self._source not in (here := dspy_compat.callbacks()):
+            # Inside of `dspy.context` the block's own list counts; it takes this back when it ends.
+            dspy_compat.Overrides(callbacks=self._among(here))
         self._installed = True
-        return [c.owner for c in present if isinstance(c, DSPySource)]
+        return replaced
+
+    def _among(self, callbacks: list[Any]) -> list[Any]:
+        return [c for c in callbacks if not isinstance(c, DSPySource)] + [self._source]
 
     def _uninstall(self) -> None:
         if not self._installed:

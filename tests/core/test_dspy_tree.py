@@ -204,10 +204,12 @@ def test_an_lm_error_is_on_all_levels_and_goes_on_unchanged(server: LMServer) ->
     assert {span.kind for span in failed} == {"lm", "module"}
     for span in failed:
         assert span.error is not None
-        assert span.error.type.endswith(type(caught.value).__qualname__)
-        assert span.error.message == str(caught.value)
         assert span.usage is None
         assert span.outputs is None
+    for span in (spans[-1], spans[-2]):  # before 3.3 DSPy tries twice, with another adapter and another error
+        assert span.error is not None
+        assert span.error.type.endswith(type(caught.value).__qualname__)
+        assert span.error.message == str(caught.value)
     assert [span.name for span in spans if span.parent_id is None] == ["Answerer"]
 
 
