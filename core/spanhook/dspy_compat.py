@@ -62,6 +62,12 @@ def override(name: str) -> Any:
     return thread_local_overrides.get().get(name)
 
 
+def _setting(name: str) -> Any:
+    """What `dspy.settings` says here, without its detours."""
+    overrides = thread_local_overrides.get()
+    return overrides[name] if name in overrides else main_thread_config.get(name)
+
+
 def overrides_named(prefix: str) -> Iterator[Any]:
     """The values of all setting overrides in this context whose names begin so, the latest first."""
     overrides = thread_local_overrides.get()
@@ -83,15 +89,14 @@ class LMRecord:
     __slots__ = ("_outer", "_overrides", "_recorder", "_tracker")
 
     def __init__(self) -> None:
-        settings = dspy.settings
         self._recorder = _Recorder()
         # An LM that calls another LM must not see the other's entry: the innermost call alone is recorded.
         # In front: some of DSPy's code takes the last caller for the module that runs.
-        callers = [c for c in settings.get("caller_modules") or () if type(c) is not _Recorder]
+        callers = [c for c in _setting("caller_modules") or () if type(c) is not _Recorder]
         overrides: dict[str, Any] = {"caller_modules": [self._recorder, *callers]}
         self._tracker = self._outer = None
-        if settings.get("disable_history") or settings.get("max_history_size") == 0:
-            self._outer = settings.get("usage_tracker")
+        if _setting("disable_history") or _setting("max_history_size") == 0:
+            self._outer = _setting("usage_tracker")
             overrides["usage_tracker"] = self._tracker = UsageTracker()
         self._overrides = Overrides(**overrides)
 
@@ -119,7 +124,7 @@ class LMRecord:
 
 def callbacks() -> list[Any]:
     """The callbacks that DSPy calls for everything in this context."""
-    return list(dspy.settings.get("callbacks") or ())
+    return list(_setting("callbacks") or ())
 
 
 def process_callbacks() -> list[Any]:

@@ -35,8 +35,8 @@ class Recorder:
         self._deliver = deliver
         self._sample_rate = tracing.sample_rate
         self._content = tracing.capture == "full"
-        self._on_start = [(p, p.hooks["span_start"]) for p in plugins if "span_start" in p.hooks]
-        self._on_end = [(p, p.hooks["span_end"]) for p in plugins if "span_end" in p.hooks]
+        self._on_start = [(f"{p.label}: span_start", p.hooks["span_start"]) for p in plugins if "span_start" in p.hooks]
+        self._on_end = [(f"{p.label}: span_end", p.name, p.hooks["span_end"]) for p in plugins if "span_end" in p.hooks]
         self._counts: Counter[str] = Counter()
         self.listeners: list[Callable[[Span], None]] = []
 
@@ -91,9 +91,8 @@ class Recorder:
             span.inputs = self._copy(call.inputs)
         if parent is not None and parent.span.kind == "interaction" and parent.span.inputs is None:
             parent.span.inputs = span.inputs
-        for plugin, hook in self._on_start:
-            with self._guard(f"{plugin.label}: span_start"):
-                hook(span, call)
+        for place, hook in self._on_start:
+            self._guard.call(place, hook, span, call)
         return opened
 
     def end(
@@ -137,19 +136,14 @@ class Recorder:
             listener(span)
 
     def _copy(self, value: Any) -> Any:
-        with self._guard("copying a call's content"):
-            return snapshot(value, _CONVERTERS)
-        return None
+        return self._guard.call("copying a call's content", snapshot, value, _CONVERTERS)
 
     def _extract(self, span: Span, call: Call) -> None:
-        for plugin, hook in self._on_end:
-            found = None
-            with self._guard(f"{plugin.label}: span_end"):
-                found = hook(span, call)
+        for place, name, hook in self._on_end:
+            found = self._guard.call(place, hook, span, call)
             if found is not None:
-                with self._guard(f"{plugin.label}: facts"):
-                    for refusal in facts.apply(span, found, plugin.name):
-                        self._guard.refuse(plugin.label, refusal)
+                for refusal in self._guard.call(place, facts.apply, span, found, name) or ():
+                    self._guard.refuse(place, refusal)
 
     def _error(self, exception: BaseException) -> SpanError:
         kind = type(exception)

@@ -7,53 +7,50 @@ from typing import Any
 
 from spanhook import Usage
 
-# Each count with the places where it may stand: LiteLLM's and OpenAI's chat names, the responses API's, Anthropic's.
-_PLACES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "input_tokens": (("prompt_tokens",), ("input_tokens",)),
-    "output_tokens": (("completion_tokens",), ("output_tokens",)),
-    "total_tokens": (("total_tokens",),),
-    "cached_input_tokens": (
-        ("prompt_tokens_details", "cached_tokens"),
-        ("input_tokens_details", "cached_tokens"),
-        ("cache_read_input_tokens",),
-    ),
-    "cache_write_input_tokens": (
-        ("prompt_tokens_details", "cache_creation_tokens"),
-        ("prompt_tokens_details", "cache_write_tokens"),
-        ("input_tokens_details", "cache_write_tokens"),
-        ("cache_creation_input_tokens",),
-    ),
-    "reasoning_output_tokens": (
-        ("completion_tokens_details", "reasoning_tokens"),
-        ("output_tokens_details", "reasoning_tokens"),
-    ),
-    "audio_input_tokens": (("prompt_tokens_details", "audio_tokens"), ("input_tokens_details", "audio_tokens")),
-    "audio_output_tokens": (("completion_tokens_details", "audio_tokens"), ("output_tokens_details", "audio_tokens")),
-}
-
 
 def read_usage(source: Any) -> Usage | None:
     """The counts that `source`, a mapping or an object, reports; None if it reports none.
 
+    Knows LiteLLM's and OpenAI's chat names, those of OpenAI's responses API, and Anthropic's for its prompt cache.
+
     LiteLLM writes zeros where the provider said nothing, and no real call has neither input nor output: all zeros are
     no report.
     """
-    if source is None or isinstance(source, (str, bytes, int, float)):
+    if not source or isinstance(source, (str, bytes, int, float)):
         return None
-    usage = Usage(**{name: _first(source, places) for name, places in _PLACES.items()})
-    return usage if any(usage.to_dict().values()) else None
+    into = member(source, "prompt_tokens_details") or member(source, "input_tokens_details")
+    out_of = member(source, "completion_tokens_details") or member(source, "output_tokens_details")
+    usage = Usage(
+        input_tokens=_count(source, "prompt_tokens", "input_tokens"),
+        output_tokens=_count(source, "completion_tokens", "output_tokens"),
+        total_tokens=_count(source, "total_tokens"),
+        cached_input_tokens=_first(_count(into, "cached_tokens"), _count(source, "cache_read_input_tokens")),
+        cache_write_input_tokens=_first(
+            _count(into, "cache_creation_tokens", "cache_write_tokens"), _count(source, "cache_creation_input_tokens")
+        ),
+        reasoning_output_tokens=_count(out_of, "reasoning_tokens"),
+        audio_input_tokens=_count(into, "audio_tokens"),
+        audio_output_tokens=_count(out_of, "audio_tokens"),
+    )
+    return usage if usage.input_tokens or usage.output_tokens or any(usage.to_dict().values()) else None
 
 
 def member(source: Any, name: str) -> Any:
     """`source[name]` of a mapping, `source.name` of anything else; None where there is none."""
-    return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+    if isinstance(source, dict) or isinstance(source, Mapping):  # noqa: SIM101 - the first is many times cheaper
+        return source.get(name)
+    return getattr(source, name, None)
 
 
-def _first(source: Any, places: tuple[tuple[str, ...], ...]) -> int | None:
-    for path in places:
-        value = source
-        for name in path:
-            value = member(value, name) if value is not None else None
+def _count(source: Any, *names: str) -> int | None:
+    if source is None:
+        return None
+    for name in names:
+        value = member(source, name)
         if type(value) is int and value >= 0:
             return value
     return None
+
+
+def _first(*counts: int | None) -> int | None:
+    return next((count for count in counts if count is not None), None)
