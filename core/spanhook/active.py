@@ -10,6 +10,7 @@ from typing import Any
 from spanhook import dspy_compat
 from spanhook.ids import is_sampled, new_trace_id, trace_id_from, uuid_of
 from spanhook.span import Call, Span
+from spanhook.totals import Totals
 
 SETTING = "spanhook_span_"  # and the tracer's number: two tracers in one process know nothing of each other's spans
 
@@ -54,6 +55,7 @@ class OpenSpan:
     handled: int = 0  # the id() of the exception that was being handled when the call began
     overrides: dspy_compat.Overrides | None = None
     record: dspy_compat.LMRecord | None = None
+    below: list[Totals] = field(default_factory=list)  # of the spans directly under this one that have ended
 
     def __reduce__(self) -> tuple[Any, ...]:
         # It stands in DSPy's settings, which a program may pickle or copy; an open span means nothing elsewhere.

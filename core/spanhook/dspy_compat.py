@@ -6,6 +6,7 @@ Tried on DSPy 3.0.4, 3.1.3, 3.2.1, 3.3.1 and 3.4.1. The rest of Spanhook speaks 
 from __future__ import annotations
 
 import sys
+import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import Token
@@ -83,10 +84,27 @@ class _Recorder:
         self.history: list[dict[str, Any]] = []
 
 
+class _TimedStream:
+    """Stands in `send_stream` during one LM call: notes when the first chunk passes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.first_chunk_ns: int | None = None  # monotonic
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def send(self, item: Any) -> None:
+        """Pass an item on, as the stream itself would."""
+        if self.first_chunk_ns is None and not isinstance(item, dspy.streaming.StatusMessage):
+            self.first_chunk_ns = time.perf_counter_ns()
+        await self._stream.send(item)
+
+
 class LMRecord:
     """What DSPy itself records of one LM call and of no other; made when the call starts, on its thread."""
 
-    __slots__ = ("_outer", "_overrides", "_recorder", "_tracker")
+    __slots__ = ("_outer", "_overrides", "_recorder", "_stream", "_tracker")
 
     def __init__(self) -> None:
         self._recorder = _Recorder()
@@ -98,6 +116,10 @@ class LMRecord:
         if _setting("disable_history") or _setting("max_history_size") == 0:
             self._outer = _setting("usage_tracker")
             overrides["usage_tracker"] = self._tracker = UsageTracker()
+        self._stream = None
+        if (stream := _setting("send_stream")) is not None:
+            # An LM that calls another one sends the same chunks: both have a first one.
+            overrides["send_stream"] = self._stream = _TimedStream(stream)
         self._overrides = Overrides(**overrides)
 
     def close(self) -> None:
@@ -112,6 +134,16 @@ class LMRecord:
     def history(self) -> Sequence[Mapping[str, Any]]:
         """The history entries of this call."""
         return self._recorder.history
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the program streams, so that DSPy asks for the answer in chunks."""
+        return self._stream is not None
+
+    @property
+    def first_chunk_ns(self) -> int | None:
+        """When the first chunk passed, on `time.perf_counter_ns()`."""
+        return self._stream.first_chunk_ns if self._stream is not None else None
 
     @property
     def lm_usage(self) -> Mapping[str, Mapping[str, Any]]:

@@ -17,6 +17,7 @@ from spanhook.ids import new_span_id
 from spanhook.plugins.registration import Plugin
 from spanhook.snapshot import snapshot
 from spanhook.span import Call, Kind, Span, SpanError
+from spanhook.totals import Totals
 
 MAX_TRACEBACK_FRAMES = 50
 _CONVERTERS = (dspy_compat.plain_form,)
@@ -107,8 +108,11 @@ class Recorder:
             return
         span.end_ns = span.start_ns + time.perf_counter_ns() - opened.started_ns
         if opened.record is not None:
-            opened.record.close()
-            call.history, call.lm_usage = opened.record.history, opened.record.lm_usage
+            record = opened.record
+            record.close()
+            call.history, call.lm_usage, call.streamed = record.history, record.lm_usage, record.streamed
+            if record.first_chunk_ns is not None:
+                span.time_to_first_token_s = (record.first_chunk_ns - opened.started_ns) / 1e9
         if opened.overrides is not None:
             opened.overrides.undo()
         if outputs is not None:
@@ -128,9 +132,9 @@ class Recorder:
         if exception is not None:
             span.error = self._error(exception)
         self._extract(span, call)
-        parent = opened.parent
-        if parent is not None and parent.span.kind == "interaction":
-            parent.span.outputs = span.outputs
+        self._add_up(opened)
+        if opened.parent is not None and opened.parent.span.kind == "interaction":
+            opened.parent.span.outputs = span.outputs
         self._deliver(span)
         for listener in self.listeners:
             listener(span)
@@ -144,6 +148,19 @@ class Recorder:
             if found is not None:
                 for refusal in self._guard.call(place, facts.apply, span, found, name) or ():
                     self._guard.refuse(place, refusal)
+
+    def _add_up(self, opened: OpenSpan) -> None:
+        """Hand the tokens and cost of this span's LM calls on to its parent."""
+        span = opened.span
+        if span.kind == "lm" and not (span.usage is None and opened.below):
+            totals = Totals.of_call(span)  # what an LM says of itself covers the LMs that it calls
+        elif opened.below:
+            totals = Totals.sum(opened.below)
+            totals.apply(span)
+        else:
+            return
+        if opened.parent is not None:
+            opened.parent.below.append(totals)
 
     def _error(self, exception: BaseException) -> SpanError:
         kind = type(exception)

@@ -140,7 +140,7 @@ class Call:
 
     `history` holds the entries that DSPy wrote to its history for this LM call and for no other, and
     `lm_usage` what DSPy's usage tracker counted for it when history is off: DSPy's usage dicts by model name.
-    Both are empty for other kinds.
+    Both are empty for other kinds. `streamed` says whether the answer went out in chunks.
     """
 
     kind: Kind
@@ -150,6 +150,7 @@ class Call:
     exception: BaseException | None = None
     history: Sequence[Mapping[str, Any]] = ()
     lm_usage: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    streamed: bool = False
 
 
 @dataclass(slots=True, frozen=True)

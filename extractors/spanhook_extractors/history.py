@@ -18,7 +18,7 @@ class HistoryExtractor:
         if len(call.history) != 1:
             return None
         entry = call.history[0]
-        facts: Facts = {"response_model": _text(entry.get("response_model"))}
+        facts: Facts = {"response_model": _response_model(entry, call)}
         cost, usage = entry.get("cost"), read_usage(entry.get("usage"))
         facts["cache_hit"] = hit = _is_cache_hit(entry, usage, call.instance)
         if hit:
@@ -55,5 +55,9 @@ def _native_usage(answer: Any) -> bool:
     return type(member(member(answer, "usage"), "input_tokens")) is int
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+def _response_model(entry: Mapping[str, Any], call: Call) -> str | None:
+    """The model that the answer names; of a streamed answer DSPy repeats the one that was asked for instead."""
+    named = entry.get("response_model")
+    if call.streamed:
+        named = member(member(entry.get("response"), "provider_data"), "model")
+    return named if isinstance(named, str) and named else None

@@ -1,0 +1,73 @@
+"""Tokens and cost of the LM calls under a span."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from spanhook.span import Span, Usage
+
+SOURCE = "calls_below"
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the LM calls of a part of a trace add up to. A call that failed or came from the cache adds nothing."""
+
+    usage_by_model: dict[str, Usage] = field(default_factory=dict)
+    cost_usd: float = 0.0
+    without_usage: int = 0  # calls that ran, and whose usage nobody reported
+    without_cost: int = 0
+    calls: int = 0
+
+    @classmethod
+    def of_call(cls, span: Span) -> Totals:
+        """An LM span's own."""
+        totals = cls(calls=1)
+        if span.cache_hit or span.error is not None:
+            return totals
+        if span.usage is None:
+            totals.without_usage = 1
+        else:
+            totals.usage_by_model[span.model or "unknown"] = span.usage
+        if span.cost_usd is None:
+            totals.without_cost = 1
+        else:
+            totals.cost_usd = span.cost_usd
+        return totals
+
+    @classmethod
+    def sum(cls, parts: Iterable[Totals]) -> Totals:
+        """Added up, per model too."""
+        total = cls()
+        for part in parts:
+            for model, usage in part.usage_by_model.items():
+                known = total.usage_by_model.get(model)
+                total.usage_by_model[model] = usage if known is None else Usage.sum((known, usage))
+            total.cost_usd += part.cost_usd
+            total.without_usage += part.without_usage
+            total.without_cost += part.without_cost
+            total.calls += part.calls
+        return total
+
+    def apply(self, span: Span) -> None:
+        """Give a span the sums that it doesn't know otherwise: only where they are whole.
+
+        Where a call below reported no usage or has no known cost, the sum is unknown too, and an attribute tells of
+        how many calls.
+        """
+        if not self.calls:
+            return
+        if self.without_usage:
+            span.attributes["lm_calls_without_usage"] = self.without_usage
+        elif span.usage is None and self.usage_by_model:
+            span.usage = Usage.sum(self.usage_by_model.values())
+            span.sources["usage"] = SOURCE
+            span.attributes.setdefault(
+                "usage_by_model", {model: usage.to_dict() for model, usage in self.usage_by_model.items()}
+            )
+        if self.without_cost:
+            span.attributes["lm_calls_without_cost"] = self.without_cost
+        elif span.cost_usd is None:
+            span.cost_usd = self.cost_usd
+            span.sources["cost_usd"] = SOURCE

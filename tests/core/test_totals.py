@@ -1,0 +1,106 @@
+"""Tokens and cost of the LM calls under a span, at every level, never double."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dspy
+import pytest
+from lm_server import LMServer, Reply
+from programs import Answerer, FanOut
+
+from spanhook import Span, Usage
+from spanhook.testing import capture_spans
+
+MODEL = "openai/gpt-4o-mini"  # DSPy knows its price
+
+
+@pytest.fixture
+def server() -> Iterator[LMServer]:
+    with LMServer() as running:
+        yield running
+
+
+def calls(spans: list[Span]) -> list[Span]:
+    return [span for span in spans if span.kind == "lm"]
+
+
+@pytest.mark.parametrize("track_usage", [False, True])
+def test_every_level_has_the_sum_of_the_calls_below(server: LMServer, track_usage: bool) -> None:
+    """Predictor, module, Parallel's module: the sums of the LM spans under each, whether DSPy tracks usage or not."""
+    with dspy.context(lm=server.lm(model=MODEL), track_usage=track_usage), capture_spans() as spans:
+        FanOut()(questions=["a", "b", "c"])
+    below = [span.usage for span in calls(spans) if span.usage is not None]
+    assert len(below) == 3
+    root = spans[-1]
+    assert root.usage == Usage.sum(below)
+    assert root.cost_usd == pytest.approx(sum(span.cost_usd or 0 for span in calls(spans)))
+    by_id = {span.span_id: span for span in spans}
+    for call in calls(spans):
+        predict = by_id[call.parent_id or ""]
+        assert (predict.name, predict.usage, predict.cost_usd) == ("Predict", call.usage, call.cost_usd)
+
+
+def test_sums_are_kept_per_model(server: LMServer) -> None:
+    """Two models in one program: the attribute has each one's own."""
+
+    class TwoModels(dspy.Module):
+        def forward(self) -> None:
+            Answerer()(question="Why?")
+            with dspy.context(lm=server.lm(model="openai/other")):
+                Answerer()(question="Why?")
+
+    with dspy.context(lm=server.lm()), capture_spans() as spans:
+        TwoModels()()
+    assert spans[-1].attributes["usage_by_model"] == {
+        call.model: call.usage.to_dict() for call in calls(spans) if call.usage is not None
+    }
+    assert {call.model for call in calls(spans)} == {"openai/test-model", "openai/other"}
+
+
+def test_a_sum_that_is_not_whole_is_none(server: LMServer) -> None:
+    """One call of two reports no usage: no sum, but the number of such calls."""
+    server.script([{"answer": "a"}, Reply(fields={"answer": "b"}, tokens=None)])
+    with dspy.context(lm=server.lm(model=MODEL)), capture_spans() as spans:
+        FanOut(threads=1)(questions=["a", "b"])
+    root = spans[-1]
+    assert (root.usage, root.cost_usd) == (None, None)
+    assert root.attributes["lm_calls_without_usage"] == 1
+    assert root.attributes["lm_calls_without_cost"] == 1
+
+
+def test_a_failed_and_a_cached_call_add_nothing(server: LMServer) -> None:
+    """The sum is what was used: of the call that filled the cache, not of its repetition, not of the refused one."""
+    lm = server.lm(model=MODEL, cache=True)
+    program = Answerer()
+
+    class Thrice(dspy.Module):
+        def forward(self, question: str) -> None:
+            program(question=question)
+            program(question=question)
+            server.script([Reply(status=401)] * 4)
+            with pytest.raises(Exception, match=r"."):
+                program(question="another")
+
+    with dspy.context(lm=lm), capture_spans() as spans:
+        Thrice()(question="Why, exactly once?")
+    first, second, third = (span for span in calls(spans) if span.error is None or span is calls(spans)[-1])
+    assert (second.cache_hit, second.usage) == (True, None)
+    assert third.error is not None
+    assert spans[-1].usage == first.usage
+    assert spans[-1].cost_usd == first.cost_usd
+
+
+def test_a_streamed_call_has_the_time_to_its_first_chunk(server: LMServer) -> None:
+    """From the start of the call to the first chunk, which comes before the end."""
+    with dspy.context(lm=server.lm()), capture_spans() as spans:
+        program = dspy.streamify(dspy.Predict("question -> answer"), async_streaming=False)
+        list(program(question="Why?"))
+        dspy.Predict("question -> answer")(question="Why?")
+    streamed, plain = calls(spans)
+    assert streamed.time_to_first_token_s is not None
+    assert streamed.duration_s is not None
+    assert 0 < streamed.time_to_first_token_s < streamed.duration_s
+    if hasattr(dspy, "lm15"):  # on LiteLLM nobody tells which model it was
+        assert streamed.response_model == server.answered[1].response_model
+    assert plain.time_to_first_token_s is None
