@@ -28,6 +28,8 @@ def calls(spans: list[Span]) -> list[Span]:
 @pytest.mark.parametrize("track_usage", [False, True])
 def test_every_level_has_the_sum_of_the_calls_below(server: LMServer, track_usage: bool) -> None:
     """Predictor, module, Parallel's module: the sums of the LM spans under each, whether DSPy tracks usage or not."""
+    if track_usage and dspy.__version__.startswith("3.0."):
+        pytest.skip("dspy.Parallel fails with track_usage in this release, traced or not")
     with dspy.context(lm=server.lm(model=MODEL), track_usage=track_usage), capture_spans() as spans:
         FanOut()(questions=["a", "b", "c"])
     below = [span.usage for span in calls(spans) if span.usage is not None]

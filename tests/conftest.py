@@ -1,0 +1,60 @@
+"""What every test starts from and has to leave behind: no configuration around it, no tracer, no thread."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import hypothesis
+import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
+
+from spanhook import Tracer
+
+set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "spanhook-hypothesis")
+hypothesis.settings.register_profile(
+    "spanhook",
+    database=None,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("spanhook")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable of Spanhook's is set, and the working directory is empty."""
+    for name in list(os.environ):
+        if name.upper().startswith("SPANHOOK_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every tracer that the test made is shut down, DSPy has its callbacks back, and no thread is left."""
+    made: list[Tracer] = []
+    make = Tracer.__init__
+
+    @functools.wraps(make)
+    def remember(self: Tracer, *arguments: Any, **more: Any) -> None:
+        make(self, *arguments, **more)
+        made.append(self)
+
+    monkeypatch.setattr(Tracer, "__init__", remember)
+    callbacks = list(dspy.settings.get("callbacks") or ())
+    threads = set(threading.enumerate())
+    yield
+    for tracer in made:
+        tracer.shutdown(timeout=2.0)
+    if dspy.settings.get("callbacks") != callbacks:
+        dspy.configure(callbacks=callbacks)
+    left = [thread.name for thread in set(threading.enumerate()) - threads if thread.name.startswith("spanhook-")]
+    assert not left, f"the test left threads behind: {', '.join(left)}"
