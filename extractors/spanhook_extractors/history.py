@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spanhook import Call, Facts, Span, Usage, hookimpl
+from spanhook import Call, Facts, Span, hookimpl
 from spanhook_extractors.usage_dicts import member, read_usage
 
 
@@ -20,7 +20,7 @@ class HistoryExtractor:
         entry = call.history[0]
         facts: Facts = {"response_model": _response_model(entry, call)}
         cost, usage = entry.get("cost"), read_usage(entry.get("usage"))
-        facts["cache_hit"] = hit = _is_cache_hit(entry, usage, call.instance)
+        facts["cache_hit"] = hit = _is_cache_hit(entry, call.instance)
         if hit:
             # DSPy repeats the cost of the call that filled the cache; this one cost nothing.
             facts["cost_usd"] = 0.0
@@ -33,7 +33,7 @@ class HistoryExtractor:
         return facts
 
 
-def _is_cache_hit(entry: Mapping[str, Any], usage: Usage | None, lm: Any) -> bool | None:
+def _is_cache_hit(entry: Mapping[str, Any], lm: Any) -> bool | None:
     """Whether DSPy answered from its cache; None where the entry can't tell.
 
     DSPy gives a cached answer no usage, while the answer itself still has the tokens of the call that filled the cache.
@@ -42,7 +42,7 @@ def _is_cache_hit(entry: Mapping[str, Any], usage: Usage | None, lm: Any) -> boo
     response = entry.get("response")
     if member(response, "cache_hit") is True:
         return True
-    if usage is not None:
+    if entry.get("usage"):  # zeros too, as a DummyLM has them: a cached answer has an empty dict
         return False
     answers = response if isinstance(response, tuple) else (response,)
     if any(read_usage(member(answer, "usage")) or _native_usage(answer) for answer in answers if answer is not None):
