@@ -1,0 +1,152 @@
+"""Spans, identities and signals as flat log events. No key is one that the standard library's log records have."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+import structlog
+
+from spanhook import Signal, Span
+from spanhook_backends.structlog.previews import escape
+
+SPAN = "spanhook.span"
+IDENTIFY = "spanhook.identify"
+SIGNAL = "spanhook.signal"
+LOGGER_NAME = "spanhook.spans"
+
+
+class EventLog:
+    """Writes events to a structlog logger: failed spans as errors, all else as info.
+
+    `escaped`: its renderer may be one for people, which writes a string as it is; no terminal may take a model's
+    answer for its orders. `common`: keys of every event.
+    """
+
+    def __init__(self, logger: Any, common: Mapping[str, Any], *, escaped: bool) -> None:
+        self._logger = logger
+        self._common = common
+        self._escaped = escaped
+
+    def emit(self, spans: Sequence[Span]) -> None:
+        """One event a span. Only the span where an error began has its traceback."""
+        began = _where_errors_began(spans)
+        for span in spans:
+            level = "error" if span.error is not None else "info"
+            self._log(level, SPAN, span_event(span, with_traceback=span.span_id in began))
+
+    def identify(self, user_id: str, traits: Mapping[str, Any]) -> None:
+        """One event."""
+        self._log("info", IDENTIFY, {"user_id": user_id, "traits": dict(traits)})
+
+    def track_signal(self, signal: Signal) -> None:
+        """One event."""
+        self._log("info", SIGNAL, signal_event(signal))
+
+    def _log(self, level: str, name: str, event: Mapping[str, Any]) -> None:
+        event = {**self._common, **event}
+        if self._escaped:
+            event = {key: escape(value) if isinstance(value, str) else value for key, value in event.items()}
+        getattr(self._logger, level)(name, **event)
+
+
+def program_logger() -> Any:
+    """The logger of the program's own structlog configuration, as it is now."""
+    return structlog.get_logger(LOGGER_NAME)
+
+
+def json_logger(stream: TextIO) -> Any:
+    """A logger that writes JSON lines to `stream`, whatever the program's configuration is."""
+    return structlog.wrap_logger(
+        structlog.PrintLogger(stream),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _known_keys_first,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.BoundLogger,
+        context_class=dict,
+        cache_logger_on_first_use=False,
+    )
+
+
+def _known_keys_first(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    return {**{key: event[key] for key in ("timestamp", "level", "event")}, **event}
+
+
+def span_event(span: Span, *, with_traceback: bool = True) -> dict[str, Any]:
+    """The keys of one span; what is not known is left out.
+
+    `with_traceback` puts the traceback of an error into `exception`, where structlog's renderers look for it.
+    """
+    event: dict[str, Any] = {
+        "kind": span.kind,
+        "span_name": span.name,
+        "trace_id": span.trace_id,
+        "span_id": span.span_id,
+        "parent_id": span.parent_id,
+        "event_id": span.event_id,
+        "user_id": span.user_id,
+        "convo_id": span.convo_id,
+        "started_at": _iso(span.start_ns),
+        "duration_s": None if span.duration_s is None else round(span.duration_s, 6),
+        "model": span.model,
+        "response_model": span.response_model,
+        "provider": span.provider,
+        **(span.usage.to_dict() if span.usage is not None else {}),
+        "cost_usd": span.cost_usd,
+        "finish_reason": span.finish_reason,
+        "cache_hit": span.cache_hit,
+        "time_to_first_token_s": span.time_to_first_token_s,
+        "inputs": span.inputs,
+        "outputs": span.outputs,
+        "attributes": span.attributes or None,
+    }
+    if span.error is not None:
+        event["error_type"] = span.error.type
+        event["error_message"] = span.error.message
+        event["exception"] = span.error.traceback if with_traceback else None
+    return _known(event)
+
+
+def _where_errors_began(spans: Sequence[Span]) -> Collection[str]:
+    """The ids of the failed spans of a batch whose error did not come up from a span beneath them."""
+    failed = {span.span_id: span for span in spans if span.error is not None}
+    above = {key: failed.get(span.parent_id or "") for key, span in failed.items()}
+    passed_on = {up.span_id for key, up in above.items() if up is not None and _same_error(failed[key], up)}
+    return failed.keys() - passed_on
+
+
+def _same_error(one: Span, other: Span) -> bool:
+    return (
+        one.error is not None
+        and other.error is not None
+        and (one.error.type, one.error.message) == (other.error.type, other.error.message)
+    )
+
+
+def signal_event(signal: Signal) -> dict[str, Any]:
+    """The keys of a user's feedback; what was not given is left out."""
+    return _known(
+        {
+            "event_id": signal.event_id,
+            "signal_name": signal.name,
+            "signal_type": signal.type,
+            "sentiment": signal.sentiment,
+            "comment": signal.comment,
+            "after": signal.after,
+            "attachment_id": signal.attachment_id,
+            "properties": dict(signal.properties) or None,
+            "signalled_at": _iso(signal.time_ns),
+        }
+    )
+
+
+def _known(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if value is not None}
+
+
+def _iso(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns / 1e9, timezone.utc).isoformat(timespec="microseconds")

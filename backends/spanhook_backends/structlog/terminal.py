@@ -1,0 +1,68 @@
+"""Traces as trees on a terminal or in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from spanhook import Signal, Span
+from spanhook_backends.structlog import tree
+from spanhook_backends.structlog.waiting import Waiting
+
+_ASCII = str.maketrans("─│├└→·…✗≥µ", "-||`>-~x>u")
+
+
+class Terminal:
+    """Writes to `stream`, each batch in one piece. `waiting` holds the spans whose root has not ended."""
+
+    def __init__(self, stream: TextIO, waiting: Waiting, *, show_adapters: bool, max_children: int) -> None:
+        self._stream = stream
+        self._waiting = waiting
+        self._console = _console(stream)
+        self._layout = tree.Layout(self._console, show_adapters=show_adapters, max_children=max_children)
+
+    def emit(self, spans: Sequence[Span]) -> None:
+        """Show the traces that are complete with these spans."""
+        self._print(self._layout.trace(group) for group in self._waiting.add(spans))
+
+    def show_unfinished(self) -> None:
+        """Show what has ended of traces that still run."""
+        self._print(self._layout.trace(group) for group in self._waiting.unfinished())
+
+    def identify(self, user_id: str, traits: Mapping[str, object]) -> None:
+        """Show what the program said of a user."""
+        self._print([tree.identity(user_id, traits)])
+
+    def track_signal(self, signal: Signal) -> None:
+        """Show a user's feedback."""
+        self._print([tree.signal(signal)])
+
+    def _print(self, blocks: Iterable[Text]) -> None:
+        with self._console.capture() as captured:
+            for block in blocks:
+                if block:
+                    self._console.print(block, no_wrap=True, overflow="ellipsis")
+        if text := captured.get():
+            self._stream.write(_encodable(text, getattr(self._stream, "encoding", None)))
+            self._stream.flush()
+
+
+def _console(stream: TextIO) -> Console:
+    """Colours and width as rich finds them: NO_COLOR, TERM, COLUMNS; in a notebook ANSI colours, as it shows them."""
+    found = Console(file=stream)
+    if not found.is_jupyter:
+        return found
+    return Console(file=stream, force_jupyter=False, force_terminal=True, width=found.width)
+
+
+def _encodable(text: str, encoding: str | None) -> str:
+    """`text` in characters that the stream can take."""
+    encoding = encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    return text
