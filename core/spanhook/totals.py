@@ -12,10 +12,10 @@ SOURCE = "calls_below"
 
 @dataclass(slots=True)
 class Totals:
-    """What the LM calls of a part of a trace add up to. A call that failed or came from the cache adds nothing."""
+    """What the LM calls of a part of a trace add up to. A call that failed adds nothing, for nothing is known of it."""
 
     usage_by_model: dict[str, Usage] = field(default_factory=dict)
-    cost_usd: float = 0.0
+    cost_usd: float | None = None
     without_usage: int = 0  # calls that ran, and whose usage nobody reported
     without_cost: int = 0
     calls: int = 0
@@ -23,17 +23,12 @@ class Totals:
     @classmethod
     def of_call(cls, span: Span) -> Totals:
         """An LM span's own."""
-        totals = cls(calls=1)
-        if span.cache_hit or span.error is not None:
-            return totals
-        if span.usage is None:
-            totals.without_usage = 1
-        else:
+        totals = cls(calls=1, cost_usd=span.cost_usd)
+        if span.usage is not None:
             totals.usage_by_model[span.model or "unknown"] = span.usage
-        if span.cost_usd is None:
-            totals.without_cost = 1
-        else:
-            totals.cost_usd = span.cost_usd
+        if span.error is None and not span.cache_hit:
+            totals.without_usage = int(span.usage is None)
+            totals.without_cost = int(span.cost_usd is None)
         return totals
 
     @classmethod
@@ -44,7 +39,8 @@ class Totals:
             for model, usage in part.usage_by_model.items():
                 known = total.usage_by_model.get(model)
                 total.usage_by_model[model] = usage if known is None else Usage.sum((known, usage))
-            total.cost_usd += part.cost_usd
+            if part.cost_usd is not None:
+                total.cost_usd = part.cost_usd + (total.cost_usd or 0.0)
             total.without_usage += part.without_usage
             total.without_cost += part.without_cost
             total.calls += part.calls
@@ -68,6 +64,6 @@ class Totals:
             )
         if self.without_cost:
             span.attributes["lm_calls_without_cost"] = self.without_cost
-        elif span.cost_usd is None:
+        elif span.cost_usd is None and self.cost_usd is not None:
             span.cost_usd = self.cost_usd
             span.sources["cost_usd"] = SOURCE

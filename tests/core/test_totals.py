@@ -93,6 +93,14 @@ def test_a_failed_and_a_cached_call_add_nothing(server: LMServer) -> None:
     assert spans[-1].cost_usd == first.cost_usd
 
 
+def test_of_a_failed_call_alone_nothing_is_known(server: LMServer) -> None:
+    """No tokens and no cost: neither is zero."""
+    server.script([Reply(status=401)] * 4)
+    with dspy.context(lm=server.lm(model=MODEL)), capture_spans() as spans, pytest.raises(Exception, match=r"."):
+        Answerer()(question="Why?")
+    assert {(span.usage, span.cost_usd) for span in spans} == {(None, None)}
+
+
 def test_a_streamed_call_has_the_time_to_its_first_chunk(server: LMServer) -> None:
     """From the start of the call to the first chunk, which comes before the end."""
     with dspy.context(lm=server.lm()), capture_spans() as spans:

@@ -1,0 +1,1 @@
+"""Spanhook plugins: the backend `jsonfile` and the extractor `answer_length`."""
