@@ -51,7 +51,7 @@ matrix: $(UV)
 	@.ci/matrix
 
 docs: $(VENV)/installed
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 picture: $(VENV)/installed
 	@$(BIN)/python docs/make_picture.py

@@ -87,7 +87,7 @@ class Sections(PluginOptions):
     """Options by extractor: `[extractors.NAME]`."""
 
 
-class Settings(BaseSettings, Sections):
+class Settings(BaseSettings, Sections):  # pyright: ignore[reportIncompatibleVariableOverride]
     """The whole configuration. Precedence: arguments given here, then `SPANHOOK_…` variables, then defaults."""
 
     model_config = SettingsConfigDict(

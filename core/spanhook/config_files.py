@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
-from spanhook.config import ENV_DELIMITER, ENV_PREFIX, Settings
+from spanhook.config import ENV_DELIMITER, ENV_PREFIX, Sections, Settings
 from spanhook.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -24,8 +24,10 @@ else:
 
 CONFIG_VARIABLE = "SPANHOOK_CONFIG"
 FILE_NAME = "tracing.toml"
+MIN_SECRET_CHARS = 4
 
-_REFERENCE = re.compile(r"\$(?P<escaped>\$)?\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+# `${` that is neither escaped nor the beginning of a reference matches without a name: a mistake.
+_REFERENCE = re.compile(r"\$(?P<escaped>\$)?\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\})?")
 
 
 @dataclass(slots=True)
@@ -60,22 +62,23 @@ def load(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = 
         origin, tree = _find(config, problems)
     tree = substitute(tree, os.environ, origin, problems)
     environment = _environment(problems)
-    # Code is the stronger word than the environment, a file the weaker one.
-    merged = _merge(environment, tree) if isinstance(config, Mapping) else _merge(tree, environment)
+    if isinstance(config, Mapping):  # code is the stronger word than the environment, a file the weaker one
+        environment = _left_open(environment, tree)
     try:
-        settings = Settings.model_validate(merged)
+        sections = Sections.model_validate(_merge(tree, environment))
     except ValidationError as error:
-        problems += describe(error, Settings, lambda *keys: _where(origin, environment, keys))
+        problems += describe(error, Sections, lambda *keys: _where(origin, environment, keys))
         raise ConfigError(problems) from None  # pydantic's own message shows values, which may be secrets
     if problems:
         raise ConfigError(problems)
-    return LoadedConfig(settings, origin, environment)
+    return LoadedConfig(Settings.model_construct(**dict(sections)), origin, environment)
 
 
 def substitute(tree: Any, variables: Mapping[str, str], origin: str, problems: list[str], *, at: str = "") -> Any:
     """Replace `${NAME}` and `${NAME:-default}` in every string of `tree`; `$${NAME}` stands for a literal `${NAME}`.
 
-    A default is used when the variable is unset or empty. An unset `${NAME}` is added to `problems`.
+    A default is used when the variable is unset or empty. An unset `${NAME}` is added to `problems`, and so is a `${`
+    that begins no reference.
     """
     if isinstance(tree, dict):
         return {
@@ -91,6 +94,12 @@ def substitute(tree: Any, variables: Mapping[str, str], origin: str, problems: l
         if match["escaped"]:
             return match[0][1:]
         name, default = match["name"], match["default"]
+        if name is None:
+            problems.append(
+                f"{origin}: {at}: this ${{ begins no reference (write ${{NAME}} or ${{NAME:-default}} without braces "
+                "inside, or $${ for the text itself)"
+            )
+            return ""
         value = variables.get(name)
         if default is not None:
             return value or default
@@ -104,8 +113,13 @@ def substitute(tree: Any, variables: Mapping[str, str], origin: str, problems: l
     return _REFERENCE.sub(replace, tree)
 
 
-def describe(error: ValidationError, model: type[BaseModel], where: Any, prefix: tuple[str, ...] = ()) -> Iterator[str]:
-    """One line for each error that pydantic found, with the nearest known name for an unknown one."""
+def describe(
+    error: ValidationError, model: type[BaseModel], where: Any, prefix: tuple[str, ...] = (), *, hidden: Any = None
+) -> Iterator[str]:
+    """One line for each error that pydantic found, with the nearest known name for an unknown one.
+
+    The values in `hidden` are taken out of what a plugin's own validators say.
+    """
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         keys = item["loc"]
         place = where(*prefix, *keys)
@@ -115,8 +129,22 @@ def describe(error: ValidationError, model: type[BaseModel], where: Any, prefix:
             yield f"{place}: {what}{did_you_mean(str(keys[-1]), known)}"
         elif item["type"] == "missing":
             yield f"{place}: required, but not set"
+        elif item["type"] in ("model_type", "dict_type"):
+            yield f"{place}: must be a table"
+        elif item["type"] == "too_short":
+            yield f"{place}: must not be empty"
         else:
-            yield f"{place}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+            yield f"{place}: {item['msg'][:1].lower()}{without_values(item['msg'][1:], hidden)}"
+
+
+def without_values(text: str, options: Any) -> str:
+    """`text` with `…` in place of every text in `options`, of which each may be a secret."""
+    if isinstance(options, str):
+        return text.replace(options, "…") if len(options) >= MIN_SECRET_CHARS else text
+    below = options.values() if isinstance(options, Mapping) else options if isinstance(options, (list, tuple)) else ()
+    for value in below:
+        text = without_values(text, value)
+    return text
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -134,14 +162,18 @@ def _find(path: str | os.PathLike[str] | None, problems: list[str]) -> tuple[str
     named = os.environ.get(CONFIG_VARIABLE)
     if named:
         return _read(Path(named), problems, named_by=CONFIG_VARIABLE)
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed
+        return "defaults", {}
     folders = (here, *here.parents)
+    # os.path.isfile, because Path.is_file raises in a folder that may not be read.
     for folder in folders:
-        if (folder / FILE_NAME).is_file():
+        if os.path.isfile(folder / FILE_NAME):
             return _read(folder / FILE_NAME, problems)
     for folder in folders:
         pyproject = folder / "pyproject.toml"
-        if pyproject.is_file():
+        if os.path.isfile(pyproject):
             _, tree = _read(pyproject, [])  # a broken pyproject.toml is for the tools that own it to report
             table = tree.get("tool", {}).get("spanhook") if isinstance(tree.get("tool"), dict) else None
             if isinstance(table, dict):
@@ -153,14 +185,17 @@ def _read(path: Path, problems: list[str], named_by: str = "") -> tuple[str, dic
     shown = _shown(path)
     via = f" (named by {named_by})" if named_by else ""
     try:
-        return shown, tomllib.loads(path.read_bytes().decode("utf-8"))
+        return shown, tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         problems.append(f"{shown}: no such file{via}")
     except IsADirectoryError:
         problems.append(f"{shown}: this is a directory{via}; give the file in it, {shown}/{FILE_NAME}")
     except UnicodeDecodeError as error:
         problems.append(f"{shown}: not UTF-8 at byte {error.start}{via}; save the file as UTF-8")
-    except tomllib.TOMLDecodeError as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # beside TOMLDecodeError: a number or a nesting beyond Python's limits
         problems.append(f"{shown}: not valid TOML{via}: {error}")
     except OSError as error:
         problems.append(f"{shown}: can't be read{via}: {error.strerror or type(error).__name__}")
@@ -177,9 +212,21 @@ def _environment(problems: list[str]) -> dict[str, Any]:
             problems.append(f"{name}: unknown variable (known: {', '.join(known)})")
     try:
         return dict(EnvSettingsSource(Settings)())
-    except SettingsError as error:
-        problems.append(f"environment: {error}")
+    except SettingsError:  # the only values that are parsed here are those of whole sections
+        whole = [name for name in os.environ if name.upper().removeprefix(ENV_PREFIX).lower() in sections]
+        problems.append(f"{', '.join(whole)}: not valid JSON; better give each option a variable of its own")
         return {}
+
+
+def _left_open(environment: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `environment` that `tree` says nothing of."""
+    left: dict[str, Any] = {}
+    for key, value in environment.items():
+        if key not in tree:
+            left[key] = value
+        elif isinstance(value, Mapping) and isinstance(tree[key], Mapping):
+            left[key] = _left_open(value, tree[key])
+    return left
 
 
 def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spanhook.snapshot import snapshot
@@ -20,16 +20,18 @@ def apply(span: Span, facts: Facts | None, source: str) -> list[str]:
         return [f"returned {type(facts).__name__}, not a dict of facts"]
     refused: list[str] = []
     for name, value in facts.items():
-        if value is None:
+        if value is None or (isinstance(value, Usage) and not value):
             continue
         if name == "attributes":
             refused += _apply_attributes(span, value, source)
             continue
-        check = _CHECKS.get(name)
+        check, allowed = _CHECKS.get(name, (None, ""))
         if check is None:
-            refused.append(f"{name!r} is no field that an extractor can give (known: {', '.join(_CHECKS)}, attributes)")
+            known = ", ".join(_CHECKS)
+            refused.append(f"{str(name)[:100]!r} is no field that an extractor can give (known: {known}, attributes)")
         elif not check(value):
-            refused.append(f"{name} can't be {_shown(value)}")
+            # Without the value: each kind of mistake is one line in the log.
+            refused.append(f"{name} must be {allowed}; this {type(value).__name__} can't be used")
         elif name not in span.sources:
             setattr(span, name, value)
             span.sources[name] = source
@@ -38,13 +40,14 @@ def apply(span: Span, facts: Facts | None, source: str) -> list[str]:
 
 def _apply_attributes(span: Span, attributes: Any, source: str) -> list[str]:
     if not isinstance(attributes, Mapping):
-        return [f"attributes can't be {_shown(attributes)}"]
+        return [f"attributes must be a dict; this {type(attributes).__name__} can't be used"]
     for key, value in attributes.items():
         if len(span.attributes) >= MAX_ATTRIBUTES:
             return [f"more than {MAX_ATTRIBUTES} attributes on one span"]
-        if value is not None and key not in span.attributes:
-            span.attributes[str(key)] = snapshot(value)
-            span.sources[f"attributes.{key}"] = source
+        name = str(key)
+        if value is not None and name not in span.attributes:
+            span.attributes[name] = snapshot(value)
+            span.sources[f"attributes.{name}"] = source
     return []
 
 
@@ -53,28 +56,30 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_amount(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _is_usage(value: Any) -> bool:
-    return isinstance(value, Usage) and all(_is_count(getattr(value, name)) for name in USAGE_FIELDS) and bool(value)
+    return isinstance(value, Usage) and all(_is_count(getattr(value, name)) for name in USAGE_FIELDS)
 
 
 def _is_count(value: Any) -> bool:
-    return value is None or (type(value) is int and value >= 0)
+    return value is None or (type(value) is int and 0 <= value < 1 << 63)
 
 
-def _shown(value: Any) -> str:
-    return repr(value) if type(value) in (int, float, bool) else f"a {type(value).__name__}"
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
-_CHECKS = {
-    "model": _is_text,
-    "response_model": _is_text,
-    "provider": _is_text,
-    "usage": _is_usage,
-    "finish_reason": _is_text,
-    "cache_hit": lambda value: isinstance(value, bool),
-    "cost_usd": _is_amount,
-    "time_to_first_token_s": _is_amount,
+_TEXT = "a string that is not empty"
+_AMOUNT = "a finite number, 0 or more"
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (_is_text, _TEXT),
+    "response_model": (_is_text, _TEXT),
+    "provider": (_is_text, _TEXT),
+    "usage": (_is_usage, "a Usage with whole numbers, 0 or more"),
+    "finish_reason": (_is_text, _TEXT),
+    "cache_hit": (_is_flag, "True or False"),
+    "cost_usd": (_is_amount, _AMOUNT),
+    "time_to_first_token_s": (_is_amount, _AMOUNT),
 }

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, get_args
 
 from spanhook.delivery.items import Identity
-from spanhook.snapshot import snapshot
+from spanhook.snapshot import snapshot, trim
 from spanhook.span import Sentiment, Signal, SignalType
 
 SIGNAL_TYPES: tuple[str, ...] = get_args(SignalType)
 SENTIMENTS: tuple[str, ...] = get_args(Sentiment)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def checked_id(value: Any, what: str) -> str:
@@ -42,7 +45,7 @@ def identity(user_id: Any, traits: Any) -> Identity:
             raise ValueError(f"the name of a trait must be a string that is not blank, not {_shown(name)}")
         if not isinstance(value, (str, int, float, bool)):
             raise ValueError(f"trait {name!r} must be a str, int, float or bool, not {_shown(value)}")
-    return Identity(user_id, dict(traits))
+    return Identity(_valid(user_id), _valid(dict(traits)))
 
 
 def signal(
@@ -73,14 +76,14 @@ def signal(
         if text is not None and not isinstance(text, str):
             raise ValueError(f"{what} must be a string or None, not {_shown(text)}")
     return Signal(
-        event_id,
-        name,
+        _valid(event_id),
+        _valid(name),
         signal_type,
         _time_ns(timestamp),
-        snapshot(dict(properties or {})),
-        attachment_id,
-        comment,
-        after,
+        _valid(snapshot(dict(properties or {}))),
+        _valid(attachment_id),
+        _valid(comment),
+        _valid(after),
         sentiment,
     )
 
@@ -97,9 +100,14 @@ def _time_ns(timestamp: Any) -> int:
             moment = None
     if not isinstance(moment, datetime):
         raise ValueError(f"timestamp must be a datetime, an ISO 8601 string or None, not {_shown(timestamp)}")
-    if moment.tzinfo is None:
+    if moment.utcoffset() is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return int(moment.timestamp() * 1_000_000) * 1_000
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1_000
+
+
+def _valid(value: Any) -> Any:
+    """Text and numbers that JSON and UTF-8 can hold, whatever came from a user's browser; nothing is cut."""
+    return trim(value, sys.maxsize)
 
 
 def _shown(value: Any) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 from spanhook.guard import Guard
-from spanhook.snapshot import trim, trim_text
+from spanhook.snapshot import name_of, trim, trim_text
 from spanhook.span import Span, SpanError
+
+_WORDS = ("event_id", "user_id", "convo_id", "model", "response_model", "provider", "finish_reason")
 
 
 class Finisher:
@@ -20,8 +24,11 @@ class Finisher:
         with shield:
             limit = self._limit
             span.inputs, span.outputs = trim(span.inputs, limit), trim(span.outputs, limit)
-            span.attributes = trim(span.attributes, limit)
+            span.attributes = trim(dict(span.attributes), limit)
             span.name = trim_text(span.name, limit)
+            for field in _WORDS:  # never cut: ids have to be found again
+                if (text := getattr(span, field)) is not None:
+                    setattr(span, field, trim_text(text, sys.maxsize))
             if span.error is not None:
                 message, trace = span.error.message, span.error.traceback
                 span.error = SpanError(
@@ -32,3 +39,5 @@ class Finisher:
         if shield.failed:
             span.inputs = span.outputs = None
             span.attributes = {"spanhook.content_lost": True}
+            if not isinstance(span.name, str):  # what the program gave as one
+                span.name = name_of(span.name)

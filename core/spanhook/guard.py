@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 logger = logging.getLogger("spanhook")
 
@@ -19,19 +19,28 @@ MAX_KEYS = 1_000  # a plugin that fails in ever new ways must not fill the memor
 class Guard:
     """Swallows what the tracer's own code or a plugin raises: counts it, and logs it once for each place and kind.
 
-    Use `with guard("backend opik: emit"):`. `BaseException` (cancellation, exit, interrupt) passes through untouched.
-    Thread-safe.
+    Use `with guard("backend opik: emit"):`. `BaseException` (cancellation, exit, interrupt) passes through untouched,
+    except with `everything`, for threads of our own that it would end. Thread-safe, and re-entrant: the garbage
+    collector and signal handlers may run code that ends up here again.
     """
 
     __slots__ = ("_counts", "_lock")
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
-    def __call__(self, place: str) -> _Shield:
+    def __call__(self, place: str, *, everything: bool = False) -> _Shield:
         """A context manager for one risky piece of work at `place`; `.failed` tells afterwards."""
-        return _Shield(self, place)
+        return _Shield(self, place, BaseException if everything else Exception)
+
+    def call(self, place: str, work: Callable[..., T], *arguments: Any) -> T | None:
+        """The same for one call, and cheaper: its result, or None if it raised."""
+        try:
+            return work(*arguments)
+        except Exception as error:  # noqa: BLE001 - this is the guard
+            self.report(place, error)
+            return None
 
     def counts(self) -> dict[str, int]:
         """How often each `place: kind of error` was met."""
@@ -40,18 +49,18 @@ class Guard:
 
     def reset_lock(self) -> None:
         """In a forked child: another thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
-    def report(self, place: str, error: Exception) -> None:
+    def report(self, place: str, error: BaseException) -> None:
         """Count an error that was caught; log it when it is the first of its kind in this place."""
         if self._count(f"{place}: {type(error).__name__}"):
             # Without exc_info: a log record that holds a traceback would keep the program's frames alive.
-            logger.warning("%s failed; the program goes on (logged once): %s", place, describe(error))
+            warn("%s failed; the program goes on (logged once): %s", place, describe(error))
 
     def refuse(self, place: str, reason: str) -> None:
         """Count a value that can't be used; log the first of its kind."""
         if self._count(f"{place}: refused, {reason}"):
-            logger.warning("%s: refused (logged once): %s", place, reason)
+            warn("%s: refused (logged once): %s", place, reason)
 
     def _count(self, key: str) -> bool:
         """Whether this was the first."""
@@ -63,11 +72,12 @@ class Guard:
 
 
 class _Shield:
-    __slots__ = ("_guard", "_place", "failed")
+    __slots__ = ("_caught", "_guard", "_place", "failed")
 
-    def __init__(self, guard: Guard, place: str) -> None:
+    def __init__(self, guard: Guard, place: str, caught: type[BaseException]) -> None:
         self._guard = guard
         self._place = place
+        self._caught = caught
         self.failed = False
 
     def __enter__(self) -> _Shield:
@@ -76,11 +86,16 @@ class _Shield:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if not isinstance(error, Exception):
+        if error is None or not isinstance(error, self._caught):
             return False
         self.failed = True
         self._guard.report(self._place, error)
         return True
+
+
+def warn(message: str, *arguments: object) -> None:
+    """Log a warning; a log handler of the program's that raises must not turn it into the program's problem."""
+    attempt(lambda: logger.warning(message, *arguments))
 
 
 def describe(error: BaseException) -> str:

@@ -22,20 +22,25 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from spanhook.guard import attempt
+
 MAX_DEPTH = 12
 MAX_ITEMS = 1_000  # of one container
 MAX_NODES = 20_000  # of one snapshot
+MAX_KEY_CHARS = 1_000  # of a dict's key that is no string
 
 Converter = Callable[[Any], Any]
 
 _ATOMS = frozenset({str, int, float, bool, type(None)})
 _PLAIN_SEQUENCES = frozenset({list, tuple})
 _SEQUENCES = (list, tuple, set, frozenset, deque)
+_BYTES = (bytes, bytearray)
 _PRINTABLE = (  # immutable, and printed by the standard library's own code
     datetime.datetime, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID, complex, range,
     pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath,
 )  # fmt: skip
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+_FUNCTIONS = frozenset({types.FunctionType, types.BuiltinFunctionType, types.MethodType})
+_MISSING = object()
 
 
 def snapshot(value: Any, converters: Iterable[Converter] = ()) -> Any:
@@ -46,7 +51,7 @@ def snapshot(value: Any, converters: Iterable[Converter] = ()) -> Any:
         converters: tried on objects of classes that are not Python's own; each returns what to copy in the object's
             place, or None.
     """
-    return value if type(value) in _ATOMS else _Snapshot(tuple(converters)).copy(value, 0)
+    return _Snapshot(tuple(converters)).copy(value, 0)
 
 
 class _Snapshot:
@@ -58,12 +63,13 @@ class _Snapshot:
 
     def copy(self, value: Any, depth: int) -> Any:
         kind = type(value)
-        if kind in _ATOMS:
-            return value
-        if kind is dict:
-            return self._dict(value, depth)
-        if kind in _PLAIN_SEQUENCES:
-            return self._sequence(value, kind, depth)
+        if type(kind) is type:  # a metaclass may have a hash of its own
+            if kind in _ATOMS:
+                return value
+            if kind is dict:
+                return self._dict(value, depth)
+            if kind in _PLAIN_SEQUENCES:
+                return self._sequence(value, kind, depth)
         return self._object(value, kind, depth)
 
     # Containers are read through their base class, so that no overridden method runs, and in one step in C, so that
@@ -92,42 +98,67 @@ class _Snapshot:
         return copied
 
     def _key(self, key: Any) -> str:
-        copied = self.copy(key, MAX_DEPTH)
-        return copied if type(copied) is str else str(copied)
+        copied = self.copy(key, MAX_DEPTH - 1)  # a tuple is written out, what is in it is not
+        return copied if type(copied) is str else str(trim(copied, MAX_KEY_CHARS))
 
     def _object(self, value: Any, kind: type, depth: int) -> Any:
+        """Copy an object of another class; where code of the program runs for that and raises, only name its class."""
+        copied, error = attempt(lambda: self._converted(value, kind, depth))
+        return copied if error is None else _class_name(kind)
+
+    def _converted(self, value: Any, kind: type, depth: int) -> Any:
         for convert in self._converters:
             if (converted := convert(value)) is not None:
                 return self.copy(converted, depth)
-        if isinstance(value, enum.Enum):
+        # By its class and never by isinstance: mocks and proxies give another class as their own.
+        if issubclass(kind, enum.Enum):
             return f"{kind.__qualname__}.{value.name}"
-        if isinstance(value, str):
+        if issubclass(kind, str):
             return str.__str__(value)
+        if issubclass(kind, int):
+            return int.__pos__(value)
+        if issubclass(kind, float):
+            return float.__pos__(value)
         if kind in _PRINTABLE:
             return str(value)
-        if isinstance(value, (bytes, bytearray)):
-            return f"<{len(value)} bytes>"
-        if isinstance(value, dict):
+        for base in _BYTES:
+            if issubclass(kind, base):
+                return f"<{base.__len__(value)} bytes>"
+        if issubclass(kind, dict):
             return self._dict(value, depth)
-        for base in _SEQUENCES:
-            if isinstance(value, base):
-                return self._sequence(value, base, depth)
-        if isinstance(value, BaseModel):
-            fields = type(value).model_fields
-            return self._dict({k: v for k, v in vars(value).items() if k in fields}, depth)
+        for sequence in _SEQUENCES:
+            if issubclass(kind, sequence):
+                return self._sequence(value, sequence, depth)
+        if BaseModel in kind.__mro__:
+            held, extra = _own(value, "__dict__"), _own(value, "__pydantic_extra__")
+            fields = {name: held[name] for name in type.__getattribute__(kind, "model_fields") if name in held}
+            return self._dict({**fields, **extra} if isinstance(extra, dict) else fields, depth)
         if dataclasses.is_dataclass(kind):
-            names = [f.name for f in dataclasses.fields(kind)]
-            return self._dict({name: object.__getattribute__(value, name) for name in names}, depth)
+            fields = {field.name: _own(value, field.name) for field in dataclasses.fields(kind)}
+            return self._dict({name: item for name, item in fields.items() if item is not _MISSING}, depth)
         return name_of(value)
+
+
+def _own(value: Any, name: str) -> Any:
+    """An attribute, past any `__getattr__` of the program's; `_MISSING` if it is not set."""
+    try:
+        return object.__getattribute__(value, name)
+    except AttributeError:
+        return _MISSING
 
 
 def name_of(value: Any) -> str:
     """What stands in a trace for an object that has no plain form: `<package.Class>`, `<class …>`, `<function …>`."""
-    if isinstance(value, type):
+    kind = type(value)
+    if issubclass(kind, type):
         return f"<class {value.__module__}.{value.__qualname__}>"
-    if isinstance(value, _FUNCTIONS):
+    if kind in _FUNCTIONS:
         return f"<function {value.__qualname__}>"
-    return f"<{type(value).__module__}.{type(value).__qualname__}>"
+    return _class_name(kind)
+
+
+def _class_name(kind: type) -> str:
+    return f"<{kind.__module__}.{kind.__qualname__}>"
 
 
 def trim(value: Any, max_text_chars: int) -> Any:

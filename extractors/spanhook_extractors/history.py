@@ -20,11 +20,16 @@ class HistoryExtractor:
         entry = call.history[0]
         facts: Facts = {"response_model": _response_model(entry, call)}
         cost, usage = entry.get("cost"), read_usage(entry.get("usage"))
+        attributes: dict[str, Any] = {}
+        facts["attributes"] = attributes
+        if (serving := _serving_provider(entry, span.provider)) is not None:
+            facts["provider"], attributes["llm_router"] = serving, span.provider
+            cost = _reported_cost(entry) or cost  # DSPy prices it by a list that can't know who serves
         facts["cache_hit"] = hit = _is_cache_hit(entry, call.instance)
         if hit:
             # DSPy repeats the cost of the call that filled the cache; this one cost nothing.
             facts["cost_usd"] = 0.0
-            facts["attributes"] = {"cost_avoided_usd": cost}
+            attributes["cost_avoided_usd"] = cost
         elif usage is not None:
             facts["usage"] = usage
             facts["cost_usd"] = cost
@@ -53,6 +58,26 @@ def _is_cache_hit(entry: Mapping[str, Any], lm: Any) -> bool | None:
 
 def _native_usage(answer: Any) -> bool:
     return type(member(member(answer, "usage"), "input_tokens")) is int
+
+
+def _serving_provider(entry: Mapping[str, Any], asked: str | None) -> str | None:
+    """The provider that a router such as OpenRouter names in its answer, in lower case; None where nobody routed."""
+    response = entry.get("response")
+    answer = response[0] if isinstance(response, tuple) and response else response
+    named = member(answer, "provider") or member(member(answer, "provider_data"), "provider")
+    if not isinstance(named, str) or not named or asked is None or named.lower() == asked.lower():
+        return None
+    return named.lower()
+
+
+def _reported_cost(entry: Mapping[str, Any]) -> float | None:
+    """What the answer itself says that it cost, in US dollars."""
+    response = entry.get("response")
+    answers = response if isinstance(response, tuple) else (response,)
+    usages = [member(member(answer, "provider_data"), "usage") for answer in answers if answer is not None]
+    costs = [member(usage, "cost") for usage in (entry.get("usage"), *usages) if isinstance(usage, Mapping)]
+    known = [float(cost) for cost in costs if isinstance(cost, (int, float)) and cost > 0]
+    return sum(known) if known else None
 
 
 def _response_model(entry: Mapping[str, Any], call: Call) -> str | None:

@@ -19,23 +19,30 @@ class Identity:
 
 
 class Barrier:
-    """A mark in the queues: a worker that reaches it has handled everything that was accepted before it."""
+    """A mark in the queues: a worker that reaches it has handled everything that was accepted before it.
 
-    __slots__ = ("_answers", "_awaited", "_done", "_lock", "closing", "deadline")
+    Args:
+        told: by backend, how many lost items earlier marks had told of when this one was made.
+        timeout_s: how long the caller waits.
+        closing: whether the workers end behind it.
+    """
 
-    def __init__(self, workers: int, deadline: float, *, closing: bool) -> None:
-        self.deadline = deadline  # on time.monotonic()
+    __slots__ = ("_answers", "_awaited", "_deadline", "_done", "_lock", "closing", "told")
+
+    def __init__(self, told: Mapping[str, int], timeout_s: float, *, closing: bool) -> None:
+        self.told = told
         self.closing = closing
-        self._awaited = workers
+        self._deadline = time.monotonic() + timeout_s
+        self._awaited = len(told)
         self._answers: list[bool] = []
         self._lock = threading.Lock()
         self._done = threading.Event()
-        if not workers:
+        if not told:
             self._done.set()
 
     def remaining_s(self) -> float:
         """Seconds until the caller stops waiting."""
-        return max(0.0, self.deadline - time.monotonic())
+        return min(max(0.0, self._deadline - time.monotonic()), threading.TIMEOUT_MAX)
 
     def answer(self, delivered: bool) -> None:
         """A worker's word: whether all that it had accepted is delivered."""

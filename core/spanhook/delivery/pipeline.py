@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from spanhook.config import DeliverySettings
 from spanhook.delivery.items import Barrier, Item
 from spanhook.delivery.stats import BackendStats
-from spanhook.delivery.worker import Worker
+from spanhook.delivery.worker import Worker, join
 from spanhook.guard import Guard
 from spanhook.plugins.registration import Plugin
 from spanhook.span import Span
@@ -34,17 +34,17 @@ class Pipeline:
         self._finish = finish
         self._guard = guard
         self._forked = False
+        self._closed = False
         self._reset()
         _pipelines.add(self)
 
     def _reset(self) -> None:
         self._intake: deque[Item | Barrier] = deque()
-        self._awake = False
         self._wakeup = threading.Event()
         self._hurry = threading.Event()
-        self._start_lock = threading.Lock()
+        self._starting = threading.Lock()
+        self._refused: RuntimeError | None = None
         self._thread: threading.Thread | None = None
-        self._closed = False
 
     def reset_after_fork(self) -> None:
         """In a forked child: no threads came along, and what was queued is the parent's to deliver."""
@@ -60,27 +60,31 @@ class Pipeline:
             self._drop("shut_down" if self._closed else "queue_full")
             return False
         self._intake.append(item)
-        if not self._awake:
-            self._awake = True
+        if not self._wakeup.is_set():
             self._wakeup.set()
-            if self._thread is None:
-                self._start()
-        return True
+        return self._thread is not None or self._start() or self._give_up()
 
     def flush(self, timeout_s: float, *, closing: bool = False) -> bool:
         """Wait until every backend has handled what was accepted before, for at most `timeout_s` seconds.
 
-        True only if all of it was delivered. With `closing` the backends are shut down and the threads end.
+        True only if all of it was delivered. A loss is told to the flushes that were waiting when it was met, or to the
+        next one, and not again. With `closing` the backends are shut down and the threads end.
         """
         if self._closed:
-            return True
+            return self._is_done()
+        # A forked child that traced nothing leaves the backends alone: what they hold is the parent's.
+        closing_backends = closing and not self._forked
+        running = self._thread is not None or (bool(self._intake or closing_backends) and self._start())
+        barrier = Barrier({name: w.lost_told for name, w in self._workers.items()}, timeout_s, closing=closing)
         self._closed = closing
-        if self._thread is None:  # nothing was ever accepted
-            # A forked child that traced nothing leaves the backends alone: what they hold is the parent's.
-            idle = not closing or self._forked
-            results = [] if idle else [worker.close_unused() for worker in self._workers.values()]
-            return all(results)
-        barrier = Barrier(len(self._workers), time.monotonic() + timeout_s, closing=closing)
+        if not running:
+            if self._intake:
+                self._give_up()
+            if not closing_backends:
+                return self._is_done()
+            for worker in self._workers.values():
+                worker.close_here(barrier)
+            return barrier.wait()
         self._intake.append(barrier)
         self._hurry.set()
         self._wakeup.set()
@@ -88,7 +92,7 @@ class Pipeline:
         if closing:
             for worker in self._workers.values():
                 worker.join(barrier.remaining_s())
-            self._thread.join(barrier.remaining_s())
+            join(self._thread, barrier.remaining_s())
         return delivered
 
     def stats(self) -> Mapping[str, BackendStats]:
@@ -106,23 +110,42 @@ class Pipeline:
             )
         return counted
 
-    def _start(self) -> None:
-        """Start the threads, all at once: from an exit handler Python lets nobody start one."""
-        with self._start_lock:
-            if self._thread is not None:
-                return
-            shield = self._guard("delivery: start of its threads")
-            with shield:
+    def _is_done(self) -> bool:
+        return not self._intake and all(worker.is_done() for worker in self._workers.values())
+
+    def _start(self) -> bool:
+        """Start the threads, all at once; False if that is not possible any more.
+
+        Python 3.12 lets nobody start one while the interpreter exits.
+        """
+        if not self._starting.acquire(blocking=False):
+            return True  # on their way: on another thread, or further up on this one
+        try:
+            if self._thread is None and self._refused is None and not self._closed:
                 for worker in self._workers.values():
                     worker.start()
                 thread = threading.Thread(target=self._run, name="spanhook-intake", daemon=True)
                 thread.start()
                 self._thread = thread
-            if shield.failed:
-                self._closed = True
-                while self._intake:
-                    self._intake.popleft()
+        except RuntimeError as error:
+            self._refused = error
+        finally:
+            self._starting.release()
+        return self._thread is not None
+
+    def _give_up(self) -> bool:
+        """Drop what came in, as nothing can deliver it."""
+        if self._refused is not None:
+            self._guard.report("delivery: start of its threads", self._refused)
+        with suppress(IndexError):  # another thread may be at it too
+            while True:
+                item = self._intake.popleft()
+                if isinstance(item, Barrier):
+                    for _ in self._workers:
+                        item.answer(False)
+                else:
                     self._drop("no_thread")
+        return False
 
     def _drop(self, reason: str) -> None:
         for worker in self._workers.values():
@@ -132,10 +155,9 @@ class Pipeline:
         closing = False
         while not closing:
             self._wakeup.wait()
-            self._wakeup.clear()
             self._hurry.wait(self._interval_s)  # let a batch gather, unless someone waits for it
             self._hurry.clear()
-            self._awake = False  # before the queue is emptied: who comes later wakes us again
+            self._wakeup.clear()  # before the queue is emptied: who comes later wakes us again
             closing = self._pass_on()
 
     def _pass_on(self) -> bool:

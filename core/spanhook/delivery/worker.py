@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter, deque
@@ -12,11 +11,9 @@ from typing import Any
 from spanhook.config import DeliverySettings
 from spanhook.delivery.items import Barrier, Identity, Item
 from spanhook.delivery.stats import BackendStats
-from spanhook.guard import Guard
+from spanhook.guard import Guard, warn
 from spanhook.plugins.registration import Plugin
 from spanhook.span import Span
-
-logger = logging.getLogger("spanhook")
 
 WARN_EVERY_S = 60.0
 
@@ -25,6 +22,7 @@ class Worker:
     """Feeds one backend from a bounded queue on a thread of its own; what it does never delays another backend."""
 
     def __init__(self, plugin: Plugin, settings: DeliverySettings, guard: Guard) -> None:
+        self.name = plugin.name
         self._plugin = plugin
         self._limit = settings.queue_spans
         self._batch_spans = settings.batch_spans
@@ -34,12 +32,14 @@ class Worker:
     def reset(self) -> None:
         """Start anew with an empty queue and no thread, as a forked process has to."""
         self._queue: deque[Item | Barrier] = deque()
+        self._waiting = 0  # items in it
         self._in_flight = 0
         self._wakeup = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector and signal handlers may end up here again
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
-        self._lost_since_flush = 0
+        self._lost = 0
+        self._lost_told = 0  # of these, how many a barrier has told of
         self._warned_at = -WARN_EVERY_S
         self._unsaid = 0
         self._closed = False
@@ -47,32 +47,33 @@ class Worker:
 
     def put(self, item: Item) -> None:
         """Queue an item; drop and count it when the queue is full. Called by the intake thread only."""
+        if self._closed or self._waiting >= self._limit:
+            self.drop("shut_down" if self._closed else "queue_full")
+            return
         with self._lock:
             self._counts["accepted"] += 1
-        if self._closed or len(self._queue) >= self._limit:
-            self.drop("shut_down" if self._closed else "queue_full", counted=True)
-        else:
+            self._waiting += 1
             self._queue.append(item)
 
     def put_barrier(self, barrier: Barrier) -> None:
         """Queue a mark; it takes no room from the items."""
         if self._closed:
-            barrier.answer(True)
+            barrier.answer(self.is_done())
         else:
             self._queue.append(barrier)
 
-    def drop(self, reason: str, *, counted: bool = False) -> None:
+    def drop(self, reason: str) -> None:
         """Count an item that will not be delivered; say so at most once a minute, with the number."""
         with self._lock:
-            self._counts["accepted"] += not counted
+            self._counts["accepted"] += 1
             self._dropped[reason] += 1
-            self._lost_since_flush += 1
+            self._lost += 1
             self._unsaid += 1
             now = time.monotonic()
             if now - self._warned_at < WARN_EVERY_S:
                 return
             unsaid, self._unsaid, self._warned_at = self._unsaid, 0, now
-        logger.warning("%s: %d dropped (%s)", self._plugin.label, unsaid, reason.replace("_", " "))
+        warn("%s: %d dropped (%s)", self._plugin.label, unsaid, reason.replace("_", " "))
 
     def start(self) -> None:
         """Start the thread.
@@ -87,25 +88,32 @@ class Worker:
         """Have the thread look at the queue."""
         self._wakeup.set()
 
-    def close_unused(self) -> bool:
-        """Shut the backend down on the calling thread; only where it never got anything, so has no thread."""
-        barrier = Barrier(1, time.monotonic(), closing=True)
+    def close_here(self, barrier: Barrier) -> None:
+        """Shut the backend down on the calling thread; only where it never got anything and can't have a thread."""
         self._reach(barrier)
-        return barrier.wait()
+        self.wake()
 
     def join(self, timeout_s: float) -> None:
         """Wait for the thread to end after a closing barrier."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        join(self._thread, timeout_s)
+
+    @property
+    def lost_told(self) -> int:
+        """How many lost items barriers have told of so far."""
+        return self._lost_told
+
+    def is_done(self) -> bool:
+        """Whether nothing is left to do, and nothing was lost that no barrier has told of."""
+        with self._lock:
+            return not self._waiting and not self._in_flight and self._lost == self._lost_told
 
     def stats(self) -> BackendStats:
         """The counts of this moment."""
         with self._lock:
-            waiting = sum(1 for item in list(self._queue) if not isinstance(item, Barrier))
             return BackendStats(
                 accepted=self._counts["accepted"],
                 delivered=self._counts["delivered"],
-                queued=waiting + self._in_flight,
+                queued=self._waiting + self._in_flight,
                 failed=self._counts["failed"],
                 dropped=dict(self._dropped),
             )
@@ -128,7 +136,7 @@ class Worker:
         else:
             with self._lock:
                 self._queue.popleft()
-                self._in_flight = 1
+                self._waiting, self._in_flight = self._waiting - 1, 1
             if isinstance(first, Identity):
                 self._deliver("identify", 1, first.user_id, first.traits)
             else:
@@ -139,29 +147,30 @@ class Worker:
         with self._lock:
             while self._queue and len(spans) < self._batch_spans and isinstance(self._queue[0], Span):
                 spans.append(self._queue.popleft())  # type: ignore[arg-type]
-            self._in_flight = len(spans)
+            self._waiting, self._in_flight = self._waiting - len(spans), len(spans)
         return spans
 
     def _deliver(self, hook: str, count: int, *arguments: Any) -> None:
-        shield = self._guard(f"{self._plugin.label}: {hook}")
+        # Everything: even what a vendor's SDK raises to end the process must not end this thread alone, unseen.
+        shield = self._guard(f"{self._plugin.label}: {hook}", everything=True)
         implementation = self._plugin.hooks.get(hook)
         if implementation is not None:
             with shield:
                 implementation(*arguments)
         with self._lock:
             self._counts["failed" if shield.failed else "delivered"] += count
-            self._lost_since_flush += count if shield.failed else 0
+            self._lost += count if shield.failed else 0
             self._in_flight = 0
 
     def _reach(self, barrier: Barrier) -> None:
         with self._lock:
-            delivered = not self._lost_since_flush
-            self._lost_since_flush = 0
+            delivered = self._lost == barrier.told[self.name]
+            self._lost_told = self._lost
         hooks = ("flush", "shutdown") if barrier.closing else ("flush",)
         for hook in hooks:
             implementation = self._plugin.hooks.get(hook)
             if implementation is not None:
-                shield = self._guard(f"{self._plugin.label}: {hook}")
+                shield = self._guard(f"{self._plugin.label}: {hook}", everything=True)
                 answer = None
                 with shield:
                     answer = implementation(barrier.remaining_s())
@@ -169,3 +178,9 @@ class Worker:
         if barrier.closing:
             self._closed = True
         barrier.answer(delivered)
+
+
+def join(thread: threading.Thread | None, timeout_s: float) -> None:
+    """Wait for a thread to end, unless it is the one that asks or was never there."""
+    if thread is not None and thread.is_alive() and thread is not threading.current_thread():
+        thread.join(timeout_s)

@@ -39,9 +39,11 @@ class Installed:
 
     @property
     def install_command(self) -> str:
-        """What most likely brings what is missing: by convention an extra is named after the plugin that needs it."""
+        """What brings what is missing: the extra that the entry point names, or else the one of the plugin's name."""
         # Metadata holds an extra's name normalised: `my_plugin` stands there as `my-plugin`.
-        extra = f"[{self.name}]" if {self.name, _NOT_NORMAL.sub("-", self.name).lower()} & self.extras else ""
+        named_alike = {self.name, _NOT_NORMAL.sub("-", self.name).lower()} & self.extras
+        needed = self.entry_point.extras or ([self.name] if named_alike else [])
+        extra = f"[{','.join(needed)}]" if needed else ""
         return f'pip install "{self.distribution}{extra}"'
 
     def load(self) -> Any:
@@ -63,11 +65,15 @@ def installed(kind: PluginKind) -> list[Installed]:
     """Every installed plugin of a kind, by name. Imports none of them."""
     found: dict[tuple[str, str], Installed] = {}
     for point in entry_points(group=group_of(kind)):
-        if point.dist is None:
-            plugin = Installed(point.name, kind, point, "of an unknown distribution", "?")
-        else:
-            extras = frozenset(point.dist.metadata.get_all("Provides-Extra") or ())
-            plugin = Installed(point.name, kind, point, point.dist.name, point.dist.version, extras)
+        plugin = _installed(point, kind)
         # One distribution may be seen twice: an editable install beside its own build metadata.
         found.setdefault((plugin.name, plugin.distribution), plugin)
     return sorted(found.values(), key=lambda plugin: (plugin.name, plugin.distribution))
+
+
+def _installed(point: EntryPoint, kind: PluginKind) -> Installed:
+    metadata, _ = attempt(lambda: point.dist.metadata if point.dist is not None else None)
+    if metadata is None or "Name" not in metadata or "Version" not in metadata:  # an interrupted install leaves that
+        return Installed(point.name, kind, point, "of an unknown name", "?")
+    extras = frozenset(metadata.get_all("Provides-Extra") or ())
+    return Installed(point.name, kind, point, metadata["Name"], metadata["Version"], extras)

@@ -8,12 +8,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from spanhook.config_files import LoadedConfig, describe, did_you_mean
+from spanhook.config import PluginOptions
+from spanhook.config_files import LoadedConfig, describe, did_you_mean, without_values
 from spanhook.errors import ConfigError, PluginError
 from spanhook.guard import Guard, attempt
 from spanhook.guard import describe as describe_exception
 from spanhook.plugins.discovery import KINDS, Installed, PluginKind, installed
-from spanhook.plugins.registration import Plugin, PluginManager, kind_of
+from spanhook.plugins.registration import Plugin, register
 
 
 def load(
@@ -25,28 +26,32 @@ def load(
         ConfigError: with every problem: an unknown name, a name that two distributions have, an import that fails,
             wrong options, an object that is no plugin.
     """
-    manager = PluginManager()
     problems: list[str] = []
     plugins: list[Plugin] = []
+    found: dict[PluginKind, list[Installed]] = {kind: installed(kind) for kind in KINDS}
     for kind in kinds:
-        _check_sections(kind, config, problems)
+        _check_sections(kind, config, found[kind], problems)
         names: Sequence[str] = getattr(config.settings.tracing, f"{kind}s")
         for index, name in enumerate(names):
             where = config.where("tracing", f"{kind}s", index)
             try:
                 if name in names[:index]:
                     raise PluginError(f"{name!r} is named twice")
-                plugin = _select(kind, name)
-                plugins.append(manager.register(kind, name, _create(plugin, config)))
+                plugins.append(register(kind, name, _create(_select(kind, name, found), config)))
             except PluginError as error:
                 problems.append(f"{where}: {error}")
             except ConfigError as error:
                 problems += error.problems
     for name, instance in (given or {}).items():
         try:
-            plugins.append(manager.register(kind_of(instance), name, instance))
+            plugin = register(None, name, instance)
+            if any((other.kind, other.name) == (plugin.kind, name) for other in plugins):
+                raise PluginError(f"{plugin.kind} {name!r} is in the configuration too; give one of them another name")
+            plugins.append(plugin)
         except PluginError as error:
             problems.append(f"configure(plugins=…): {error}")
+    if "backend" in kinds and not problems and not any(plugin.kind == "backend" for plugin in plugins):
+        problems.append(f"{config.where('tracing', 'backends')}: name at least one backend, or set enabled = false")
     if problems:
         close(plugins)
         raise ConfigError(problems)
@@ -62,27 +67,28 @@ def close(plugins: Iterable[Plugin]) -> None:
                 plugin.hooks["shutdown"](0.0)
 
 
-def _check_sections(kind: PluginKind, config: LoadedConfig, problems: list[str]) -> None:
+def _check_sections(
+    kind: PluginKind, config: LoadedConfig, available: Sequence[Installed], problems: list[str]
+) -> None:
     """Options for a plugin that is not installed are a mistake; for one that is not chosen they are not."""
-    known = {plugin.name for plugin in installed(kind)}
+    known = {plugin.name for plugin in available}
     for name in getattr(config.settings, f"{kind}s"):
         if name not in known:
             where = config.where(f"{kind}s", name)
             problems.append(f"{where}: no {kind} of this name is installed{did_you_mean(name, known)}")
 
 
-def _select(kind: PluginKind, name: str) -> Installed:
-    available = installed(kind)
-    matches = [plugin for plugin in available if plugin.name == name]
+def _select(kind: PluginKind, name: str, found: Mapping[PluginKind, Sequence[Installed]]) -> Installed:
+    matches = [plugin for plugin in found[kind] if plugin.name == name]
     if len(matches) == 1:
         return matches[0]
     if matches:
         owners = " and ".join(plugin.distribution for plugin in matches)
         raise PluginError(f"{kind} {name!r} comes from two distributions, {owners}; uninstall one of them")
     other: PluginKind = "backend" if kind == "extractor" else "extractor"
-    if any(plugin.name == name for plugin in installed(other)):
+    if any(plugin.name == name for plugin in found[other]):
         raise PluginError(f"{name!r} is the name of {'an' if other[0] == 'e' else 'a'} {other}; list it under {other}s")
-    raise PluginError(f"no {kind} named {name!r} is installed{did_you_mean(name, (p.name for p in available))}")
+    raise PluginError(f"no {kind} named {name!r} is installed{did_you_mean(name, (p.name for p in found[kind]))}")
 
 
 def _create(plugin: Installed, config: LoadedConfig) -> Any:
@@ -100,23 +106,28 @@ def _create(plugin: Installed, config: LoadedConfig) -> Any:
         )
     if not callable(target):
         return target
+    signature, _ = attempt(lambda: inspect.signature(target))  # a class written in C may have none
     wanted = {
         name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
+        for name, parameter in (signature.parameters.items() if signature else ())
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     if strange := [n for n, p in wanted.items() if n not in arguments and p.default is p.empty]:
         raise PluginError(
-            f"{plugin.kind} {plugin.name!r} ({plugin.source}): {target.__name__} asks for {', '.join(strange)}; "
-            f"it may ask for {' and '.join(sorted(arguments))}"
+            f"{plugin.kind} {plugin.name!r} ({plugin.source}): {plugin.entry_point.attr} asks for "
+            f"{', '.join(strange)}; it may ask for {' and '.join(sorted(arguments))}"
         )
     instance, error = attempt(lambda: target(**{name: arguments[name] for name in wanted if name in arguments}))
-    if isinstance(error, ConfigError):
-        raise ConfigError([f"{config.where(*section)}: {problem}" for problem in error.problems]) from error
+    # What a plugin says of its options may repeat a secret, and so may the exception itself.
+    if isinstance(error, ValidationError):
+        raise ConfigError(list(describe(error, PluginOptions, config.where, section, hidden=options))) from None
     if error is not None:
-        raise ConfigError(
-            [f"{config.where(*section)}: {plugin.kind} {plugin.name}: {describe_exception(error)}"]
-        ) from error
+        said = (
+            error.problems
+            if isinstance(error, ConfigError)
+            else [f"{plugin.kind} {plugin.name}: {describe_exception(error)}"]
+        )
+        raise ConfigError([f"{config.where(*section)}: {without_values(line, options)}" for line in said]) from None
     return instance
 
 
@@ -135,7 +146,8 @@ def _validate(
     try:
         validated = model.model_validate(options)
     except ValidationError as error:
-        raise ConfigError([*problems, *describe(error, model, config.where, section)]) from None  # it shows values
+        problems += describe(error, model, config.where, section, hidden=options)
+        raise ConfigError(problems) from None  # pydantic's own message shows values, which may be secrets
     if problems:
         raise ConfigError(problems)
     return validated

@@ -12,17 +12,19 @@ import pluggy
 
 from spanhook.config_files import did_you_mean
 from spanhook.errors import PluginError
+from spanhook.guard import attempt, describe
 from spanhook.hookspecs import BACKEND_HOOKS, EXTRACTOR_HOOKS, PROJECT, HookSpecs
 from spanhook.plugins.discovery import PluginKind
 
 Hook = Callable[..., Any]
 
+ALL_HOOKS = EXTRACTOR_HOOKS | BACKEND_HOOKS
 _HOOKS: dict[PluginKind, frozenset[str]] = {"extractor": EXTRACTOR_HOOKS, "backend": BACKEND_HOOKS}
 
 
 @dataclass(slots=True, frozen=True)
 class Plugin:
-    """A plugin that was checked. `hooks` has a function for each hook that it implements, taking all arguments in order."""
+    """A plugin that was checked; `hooks` has a function for each hook that it implements, of all arguments in order."""
 
     name: str
     kind: PluginKind
@@ -35,90 +37,93 @@ class Plugin:
         return f"{self.kind} {self.name}"
 
 
-class PluginManager:
-    """pluggy for what it is good at: the specification, its validation, and each plugin's implementations.
+def register(kind: PluginKind | None, name: str, instance: Any) -> Plugin:
+    """Check `instance` and take its hook implementations out of it.
 
-    Calling them is ours: pluggy stops at the first plugin that raises and calls the last one first.
+    pluggy does what it is good at: the specification and its validation. Calling the hooks is ours: pluggy stops at the
+    first plugin that raises and calls the last one first.
+
+    Args:
+        kind: None for an object whose hooks have to tell: a backend as soon as it implements one that only they have.
+        name: its name in the configuration.
+        instance: the plugin.
+
+    Raises:
+        PluginError: it is a class; a hook in it is misspelt, async, a generator, a wrapper, or has an unknown argument
+            or one that could not be passed; it implements no hook, or one for the other kind of plugin.
     """
+    label = f"{kind or 'plugin'} {name!r}"
+    if inspect.isclass(instance):
+        raise PluginError(f"{label}: {instance.__qualname__} is a class; give an instance of it")
+    # A manager for each plugin: one for all would compare the plugins, and put their reprs into its messages.
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(HookSpecs)
 
-    def __init__(self) -> None:
-        self._manager = pluggy.PluginManager(PROJECT)
-        self._manager.add_hookspecs(HookSpecs)
+    def let_pluggy_check() -> None:  # it reads every attribute of the plugin, properties too
+        manager.register(instance, name)
+        manager.check_pending()
 
-    def register(self, kind: PluginKind, name: str, instance: Any) -> Plugin:
-        """Check `instance` and take its hook implementations.
-
-        Raises:
-            PluginError: it is a class; a hook in it is misspelt, async, a wrapper, or has an unknown argument or one
-                with a default; it implements no hook, or one for the other kind of plugin.
-        """
-        if inspect.isclass(instance):
-            raise PluginError(f"{kind} {name!r}: {instance.__qualname__} is a class; give an instance of it")
-        try:
-            self._manager.register(instance, name=f"{kind} {name}")
-            self._manager.check_pending()
-            hooks = {hook: _callable(impl) for hook, impl in self._implementations(instance).items()}
-            _check_kind(kind, hooks)
-        except (pluggy.PluginValidationError, ValueError, PluginError) as error:
-            if self._manager.is_registered(instance):
-                self._manager.unregister(instance)
-            raise PluginError(f"{kind} {name!r}: {_explain(error)}") from error
-        return Plugin(name, kind, instance, hooks)
-
-    def _implementations(self, instance: Any) -> dict[str, pluggy.HookImpl]:
-        callers = self._manager.get_hookcallers(instance) or []
-        return {c.name: impl for c in callers for impl in c.get_hookimpls() if impl.plugin is instance}
+    _, error = attempt(let_pluggy_check)
+    if error is not None:
+        raise PluginError(f"{label}: {_explain(error)}") from error
+    try:
+        implementations = {c.name: c.get_hookimpls()[0] for c in manager.get_hookcallers(instance) or []}
+        hooks = {hook: _callable(hook, impl) for hook, impl in implementations.items() if hook in ALL_HOOKS}
+        kind = kind or ("backend" if hooks.keys() - EXTRACTOR_HOOKS else "extractor")
+        _check_kind(kind, hooks)
+    except PluginError as problem:
+        raise PluginError(f"{label}: {problem}") from None
+    return Plugin(name, kind, instance, hooks)
 
 
-def kind_of(instance: Any) -> PluginKind:
-    """The kind of a plugin that was given as an object: a backend as soon as it implements a hook that only they have."""
-    names = BACKEND_HOOKS - EXTRACTOR_HOOKS
-    marked = (name for name in names if hasattr(getattr(instance, name, None), f"{PROJECT}_impl"))
-    return "backend" if any(marked) else "extractor"
-
-
-def _callable(impl: pluggy.HookImpl) -> Hook:
+def _callable(hook: str, impl: pluggy.HookImpl) -> Hook:
     """`impl` as a function of all the hook's arguments, whichever of them it takes."""
-    if inspect.iscoroutinefunction(impl.function):
-        raise PluginError(f"{_name(impl)} is async; hooks are plain functions (run your own loop if you need one)")
+    function = impl.function
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise PluginError(f"{hook} is async; hooks are plain functions (run your own loop if you need one)")
     if impl.wrapper or impl.hookwrapper:
-        raise PluginError(f"{_name(impl)} is a wrapper; plugins are called one by one, there is nothing to wrap")
-    if impl.kwargnames:
-        raise PluginError(
-            f"{_name(impl)} has an argument with a default, {impl.kwargnames[0]}: it would never be passed; "
-            "remove the default"
-        )
+        raise PluginError(f"{hook} is a wrapper; plugins are called one by one, there is nothing to wrap")
+    if inspect.isgeneratorfunction(function):
+        raise PluginError(f"{hook} is a generator, which calling it would not run; return instead of yield")
+    specified = _arguments(hook)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.default is not parameter.empty:
+            raise PluginError(
+                f"{hook} has an argument with a default, {name}: it would never be passed; remove the default"
+            )
+        if name not in impl.argnames:  # keyword-only, *args or **kwargs
+            kind = parameter.kind.description
+            raise PluginError(f"{hook} has a {kind} argument, {name}: it gets plain ones, of {', '.join(specified)}")
     wanted = tuple(impl.argnames)
-    specified = tuple(inspect.signature(getattr(HookSpecs, _name(impl))).parameters)[1:]
     if wanted == specified:
-        return impl.function
+        return function
     positions = [specified.index(name) for name in wanted]
 
     def call(*arguments: Any) -> Any:
-        return impl.function(*(arguments[position] for position in positions))
+        return function(*(arguments[position] for position in positions))
 
     return call
 
 
-def _name(impl: pluggy.HookImpl) -> str:
-    return str(getattr(impl.function, "__name__", impl.function))
+def _arguments(hook: str) -> tuple[str, ...]:
+    return tuple(inspect.signature(getattr(HookSpecs, hook)).parameters)[1:]
 
 
 def _check_kind(kind: PluginKind, hooks: Mapping[str, Hook]) -> None:
     if not hooks:
         raise PluginError("implements no hook; mark its methods with @spanhook.hookimpl")
     if strangers := sorted(set(hooks) - _HOOKS[kind]):
-        other = "backend" if kind == "extractor" else "extractor"
+        other = "a backend" if kind == "extractor" else "an extractor"
         raise PluginError(
-            f"implements {', '.join(strangers)}, for {other}s only; make it a {other}, in a group of its own"
+            f"implements {', '.join(strangers)}, which {kind}s don't have; make it {other}, or two plugins"
         )
 
 
 def _explain(error: Exception) -> str:
     text = " ".join(str(error).split())
     if found := re.search(r"unknown hook '(\w+)'", text):
-        return f"{found[1]!r} is no hook{did_you_mean(found[1], EXTRACTOR_HOOKS | BACKEND_HOOKS)}"
-    if found := re.search(r"hook '(\w+)'.*hookimpl definition: \w+\((.*?)\)", text):
-        specified = list(inspect.signature(getattr(HookSpecs, found[1])).parameters)[1:]
-        return f"{found[1]}({found[2]}) asks for arguments that the hook doesn't have; it has {', '.join(specified)}"
-    return text
+        return f"{found[1]!r} is no hook{did_you_mean(found[1], ALL_HOOKS)}"
+    if found := re.search(r"hook '(\w+)'.*definition: \S+?(\(.*?\)) Argument", text):
+        known = ", ".join(_arguments(found[1]))
+        return f"{found[1]}{found[2]} asks for arguments that the hook doesn't have; it has {known}"
+    return describe(error)

@@ -1,0 +1,53 @@
+"""What several tests of the core need."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+import odd_plugins
+import spanhook
+from doubles import install
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on `sys.path` to install distributions into; what was imported from it is forgotten afterwards."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def odd(site: Path) -> None:
+    """Installs `odd_plugins`: the backends plain, keyed, loose and greedy, and the extractor reader."""
+    odd_plugins.closed.clear()
+    names = ("Plain", "Keyed", "Loose", "Greedy")
+    backends = "\n".join(f"{name.lower()} = odd_plugins:{name}" for name in names)
+    install(site, "odd-plugins", backends=backends, extractors="reader = odd_plugins:Reader")
+
+
+@pytest.fixture
+def problems_of(odd: None) -> Callable[..., list[str]]:
+    """A function: what `configure` says of a wrong configuration. It checks that nothing else was done."""
+
+    def configure(config: Any = None, plugins: dict[str, Any] | None = None) -> list[str]:
+        callbacks, threads = dspy.settings.callbacks, threading.active_count()
+        with pytest.raises(spanhook.ConfigError) as caught:
+            spanhook.configure(config, plugins=plugins)
+        assert dspy.settings.callbacks == callbacks
+        assert threading.active_count() == threads
+        assert str(caught.value) == "\n".join(caught.value.problems)
+        return list(caught.value.problems)
+
+    return configure

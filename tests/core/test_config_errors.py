@@ -1,0 +1,228 @@
+"""What a wrong configuration is told: every problem at once, each with its place and what to do; nothing half done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import odd_plugins
+import spanhook
+from doubles import Memory
+
+TRACING = "backends, capture, enabled, extractors, instrument, max_text_chars, sample_rate, service, strict"
+SECTIONS = "SPANHOOK_CONFIG, SPANHOOK_TRACING__…, SPANHOOK_DELIVERY__…, SPANHOOK_BACKENDS__…, SPANHOOK_EXTRACTORS__…"
+MALFORMED = (
+    "this ${ begins no reference (write ${NAME} or ${NAME:-default} without braces inside, or $${ for the text itself)"
+)
+
+
+def write(data: str | bytes) -> str:
+    Path("tracing.toml").write_bytes(data if isinstance(data, bytes) else data.encode())
+    return "tracing.toml"
+
+
+def test_no_such_file(problems_of):
+    """The argument, or the variable that names the file."""
+    assert problems_of("nowhere.toml") == ["nowhere.toml: no such file"]
+
+
+def test_no_such_file_named_by_a_variable(problems_of, monkeypatch):
+    """Says which variable to correct."""
+    monkeypatch.setenv("SPANHOOK_CONFIG", "nowhere.toml")
+    assert problems_of() == ["nowhere.toml: no such file (named by SPANHOOK_CONFIG)"]
+
+
+def test_a_directory(problems_of, tmp_path):
+    """Says which file in it was probably meant."""
+    (tmp_path / "conf").mkdir()
+    assert problems_of("conf") == ["conf: this is a directory; give the file in it, conf/tracing.toml"]
+
+
+def test_a_file_that_may_not_be_read(problems_of, monkeypatch):
+    """The system's reason, without a traceback."""
+
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    write("")
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert problems_of("tracing.toml") == ["tracing.toml: can't be read: Permission denied"]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"a = '\xff'", "tracing.toml: not UTF-8 at byte 5; save the file as UTF-8"),
+        ("[tracing]".encode("utf-16"), "tracing.toml: not UTF-8 at byte 0; save the file as UTF-8"),
+        (
+            "[tracing",
+            "tracing.toml: not valid TOML: Expected ']' at the end of a table declaration (at end of document)",
+        ),
+        ("x = " + "[" * 100_000, "tracing.toml: not valid TOML: "),
+        ("x = " + "9" * 10_000, "tracing.toml: not valid TOML: "),
+    ],
+    ids=["not utf-8", "utf-16", "broken", "nested too deep", "a number too long"],
+)
+def test_a_file_that_is_no_toml(problems_of, data, problem):
+    """Where in the file, and what to do."""
+    (found,) = problems_of(write(data))
+    assert found.startswith(problem) if problem.endswith(": ") else found == problem
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[tracng]\nservice='x'", "tracng: unknown section (did you mean 'tracing'?)"),
+        ("[Tracing]\nservice='x'", "Tracing: unknown section (did you mean 'tracing'?)"),
+        ("zzz = 1", "zzz: unknown section (known: backends, delivery, extractors, tracing)"),
+        ("[tracing]\nsample_rte = 1", "tracing.sample_rte: unknown option (did you mean 'sample_rate'?)"),
+        ("[tracing]\nzzz = 1", f"tracing.zzz: unknown option (known: {TRACING})"),
+        ("[delivery]\nqueue_span = 1", "delivery.queue_span: unknown option (did you mean 'queue_spans'?)"),
+        ("[tracing]\nstrict = 'perhaps'", "tracing.strict: input should be a valid boolean, unable to interpret input"),
+        ("[tracing]\nsample_rate = []", "tracing.sample_rate: input should be a valid number"),
+        ("[tracing]\nsample_rate = 1.5", "tracing.sample_rate: input should be less than or equal to 1"),
+        ("[tracing]\nsample_rate = nan", "tracing.sample_rate: input should be less than or equal to 1"),
+        ("[tracing]\nmax_text_chars = 0", "tracing.max_text_chars: input should be greater than or equal to 1"),
+        ("[tracing]\ncapture = 'some'", "tracing.capture: input should be 'full' or 'metadata'"),
+        ("[tracing]\nbackends = {}", "tracing.backends: input should be a valid list"),
+        ("[tracing]\nbackends = ['plain', 3]", "tracing.backends.1: input should be a valid string"),
+        ("[delivery]\nexit_timeout_s = inf", "delivery.exit_timeout_s: input should be a finite number"),
+        ("[delivery]\ninterval_s = 0", "delivery.interval_s: input should be greater than 0"),
+        ("tracing = 'plain'", "tracing: must be a table"),
+        ("[backends]\nplain = 1", "backends.plain: must be a table"),
+        ("[tracing]\nservice = '${NOT_SET}'",
+         "tracing.service: the environment variable NOT_SET is not set (set it, or write ${NOT_SET:-default})"),
+        ("[tracing]\nservice = '${NOT-A-NAME}'", f"tracing.service: {MALFORMED}"),
+        ("[tracing]\nservice = '${A:-${B:-c}}'", f"tracing.service: {MALFORMED}"),
+        ("[tracing]\nservice = '${A'", f"tracing.service: {MALFORMED}"),
+        ("[tracing]\nbackends = []", "tracing.backends: name at least one backend, or set enabled = false"),
+        ("[tracing]\nbackends = ['plain', 'plain']", "tracing.backends.1: 'plain' is named twice"),
+        ("[tracing]\nbackends = ['plan']",
+         "tracing.backends.0: no backend named 'plan' is installed (did you mean 'plain'?)"),
+        ("[tracing]\nbackends = ['reader']",
+         "tracing.backends.0: 'reader' is the name of an extractor; list it under extractors"),
+        ("[tracing]\nbackends=['plain']\nextractors=['plain']",
+         "tracing.extractors.0: 'plain' is the name of a backend; list it under backends"),
+        ("[tracing]\nbackends = ['plain']\n[backends.plan]\nx = 1",
+         "backends.plan: no backend of this name is installed (did you mean 'plain'?)"),
+        ("[tracing]\nbackends = ['plain']\n[backends.plain]\nx = 1",
+         "backends.plain.x: backend plain takes no options"),
+        ("[tracing]\nbackends = ['keyed']", "backends.keyed.api_key: required, but not set"),
+        ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nprt=1",
+         "backends.keyed.prt: unknown option (did you mean 'port'?)"),
+        ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nport='x'",
+         "backends.keyed.port: input should be a valid integer, unable to parse string as an integer"),
+        ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nport=0",
+         "backends.keyed.port: input should be greater than or equal to 1"),
+        ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nnames=['a', 1]",
+         "backends.keyed.names.1: input should be a valid string"),
+        ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nmode='secretive'",
+         "backends.keyed.mode: value error, no mode …"),
+        ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='sk-secret'\nport=13",
+         "backends.keyed: backend keyed: RuntimeError: can't reach port 13 with …"),
+        ("[tracing]\nbackends = ['loose']\n[backends.loose]\nlevl=1",
+         "backends.loose.levl: unknown option (did you mean 'level'?)"),
+    ],
+)  # fmt: skip
+def test_one_problem(problems_of, text, problem):
+    """The whole message, for each kind of mistake."""
+    assert problems_of(write(text)) == [f"tracing.toml: {problem}"]
+
+
+def test_a_class_that_asks_for_something_else(problems_of):
+    """A plugin's author learns what a class may ask for."""
+    (problem,) = problems_of({"tracing": {"backends": ["greedy"]}})
+    assert problem == (
+        "configure(): tracing.backends.0: backend 'greedy' (entry point greedy = odd_plugins:Greedy, "
+        "distribution odd-plugins 1.0): Greedy asks for options, client; it may ask for tracing"
+    )
+
+
+def test_a_plugin_may_report_problems_of_its_own(problems_of):
+    """A ConfigError from a constructor: each problem under the plugin's section."""
+    config = {"tracing": {"backends": ["keyed"]}, "backends": {"keyed": {"api_key": "k", "port": 14}}}
+    assert problems_of(config) == [
+        "configure(): backends.keyed: region: needed for port 14",
+        "configure(): backends.keyed: zone: too",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"SPANHOOK_TRACNG__STRICT": "1"}, f"SPANHOOK_TRACNG__STRICT: unknown variable (known: {SECTIONS})"),
+        ({"SPANHOOK_TRACING_STRICT": "1"}, f"SPANHOOK_TRACING_STRICT: unknown variable (known: {SECTIONS})"),
+        ({"SPANHOOK_TRACING__STRCT": "1"}, "SPANHOOK_TRACING__STRCT: unknown option (did you mean 'strict'?)"),
+        ({"SPANHOOK_TRACING__SAMPLE_RATE": "often"},
+         "SPANHOOK_TRACING__SAMPLE_RATE: input should be a valid number, unable to parse string as a number"),
+        ({"SPANHOOK_TRACING__BACKENDS": "plain,plan"},
+         "SPANHOOK_TRACING__BACKENDS: no backend named 'plan' is installed (did you mean 'plain'?)"),
+        ({"SPANHOOK_TRACING__BACKENDS": " , "},
+         "SPANHOOK_TRACING__BACKENDS: name at least one backend, or set enabled = false"),
+        ({"SPANHOOK_TRACING__BACKENDS": "keyed", "SPANHOOK_BACKENDS__KEYED__PRT": "1"},
+         "SPANHOOK_BACKENDS__KEYED__PRT: unknown option (did you mean 'port'?)"),
+        ({"SPANHOOK_BACKENDS__PLAIN": "x"}, "SPANHOOK_BACKENDS__PLAIN: must be a table"),
+        ({"SPANHOOK_TRACING": "{sk-secret"},
+         "SPANHOOK_TRACING: not valid JSON; better give each option a variable of its own"),
+    ],
+)  # fmt: skip
+def test_a_wrong_variable(problems_of, monkeypatch, variables, problem):
+    """The variable is named, as it has to be corrected there and not in a file."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = problems_of(write("[tracing]\nbackends=['plain']\n[backends.keyed]\napi_key='k'\n"))
+    assert found == [problem]
+
+
+def test_a_wrong_dict_is_not_blamed_on_the_environment(problems_of, monkeypatch):
+    """Code is stronger than the environment, so its value is the wrong one."""
+    monkeypatch.setenv("SPANHOOK_TRACING__SAMPLE_RATE", "0.5")
+    monkeypatch.setenv("SPANHOOK_TRACING__BACKENDS", "plain")
+    assert problems_of({"tracing": {"sample_rate": 2}}) == [
+        "configure(): tracing.sample_rate: input should be less than or equal to 1"
+    ]
+    assert problems_of({"tracing": {"backends": ["plan"]}}) == [
+        "configure(): tracing.backends.0: no backend named 'plan' is installed (did you mean 'plain'?)"
+    ]
+
+
+def test_every_problem_of_a_file_at_once(problems_of, monkeypatch):
+    """Shape, values, references and variables together."""
+    monkeypatch.setenv("SPANHOOK_NOPE", "1")
+    found = problems_of(write("zzz=1\n[tracing]\ncapture='x'\nsample_rate=2\nservice='${NOPE}'\n[backends]\nx=1\n"))
+    assert [problem.partition(" ")[0] for problem in found] == [
+        "tracing.toml:",
+        "SPANHOOK_NOPE:",
+        *["tracing.toml:"] * 4,
+    ]
+    assert {problem.split(": ")[1] for problem in found if problem.startswith("tracing.toml")} == {
+        "tracing.service", "tracing.capture", "tracing.sample_rate", "backends.x", "zzz",
+    }  # fmt: skip
+
+
+def test_every_problem_of_the_plugins_at_once(problems_of):
+    """Extractors, backends, options and objects from code together; what was created already is shut down."""
+    given_in_code = Memory()
+    config = {
+        "tracing": {"extractors": ["nope"], "backends": ["plain", "keyed", "loose", "plain"]},
+        "backends": {"keyed": {"port": 0, "x": 1}, "loose": {"y": 2}, "gone": {}},
+    }
+    found = problems_of(config, plugins={"fine": given_in_code, "odd": object()})
+    assert [problem.partition(": ")[2].partition(": ")[0] for problem in found] == [
+        "tracing.extractors.0", "backends.gone", "backends.keyed.api_key", "backends.keyed.port", "backends.keyed.x",
+        "backends.loose.y", "tracing.backends.3", "plugin 'odd'",
+    ]  # fmt: skip
+    assert [type(plugin).__name__ for plugin in odd_plugins.closed] == ["Plain"]
+    assert given_in_code.hooks == ["shutdown"]
+
+
+def test_a_failed_configure_leaves_the_earlier_tracer_at_work(problems_of):
+    """Nothing has changed: the tracer from before traces on."""
+    memory = Memory()
+    tracer = spanhook.configure({"tracing": {"backends": [], "extractors": []}}, plugins={"memory": memory})
+    assert problems_of({"tracing": {"backends": ["nope"]}})
+    with tracer.span("still"):
+        pass
+    assert tracer.flush()
+    assert [span.name for span in memory.spans] == ["still"]

@@ -1,0 +1,87 @@
+"""What is done once to each finished span before the backends get it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from doubles import Memory, one_span, tracer_of
+from spanhook import Span, SpanError
+from spanhook.finishing import Finisher
+from spanhook.guard import Guard
+
+HALF = "\ud83d"  # half an emoji, as a browser may send it
+
+
+def span(**fields: Any) -> Span:
+    return Span("0" * 32, "1" * 16, None, fields.pop("event_id", "e"), "custom", fields.pop("name", "n"), 0, **fields)
+
+
+def test_content_is_bounded():
+    """Inputs, outputs, attributes, the name, and an error's texts; each says how much was cut."""
+    cut = "aaaa… [2 more characters]"
+    long = span(
+        name="a" * 6,
+        inputs={"q": "a" * 6},
+        outputs=["a" * 6],
+        attributes={"x": "a" * 6},
+        error=SpanError("ValueError", "a" * 6, "a" * 6),
+    )
+    Finisher(4, Guard())(long)
+    assert (long.name, long.inputs, long.outputs, long.attributes) == (cut, {"q": cut}, [cut], {"x": cut})
+    assert long.error == SpanError("ValueError", cut, cut)
+
+
+def test_ids_and_models_are_never_cut():
+    """A signal has to find its event again, and a price its model."""
+    words = dict.fromkeys(
+        ("event_id", "user_id", "convo_id", "model", "response_model", "provider", "finish_reason"), "a" * 6
+    )
+    whole = span(**words)
+    Finisher(4, Guard())(whole)
+    assert {name: getattr(whole, name) for name in words} == words
+
+
+@pytest.mark.parametrize("field", ["event_id", "user_id", "convo_id", "model", "response_model", "name"])
+def test_every_text_is_valid(field):
+    """No backend's encoder stumbles over half a character, wherever it came from."""
+    broken = span(**{field: HALF, "error": SpanError("E", HALF, HALF), "attributes": {HALF: HALF}})
+    Finisher(100, Guard())(broken)
+    json.dumps(broken.to_dict(), ensure_ascii=False).encode("utf-8")
+    assert getattr(broken, field) == "?"
+
+
+def test_an_error_without_content_stays_without():
+    """With capture = "metadata" there is no message to cut."""
+    bare = span(error=SpanError("ValueError", None, None))
+    Finisher(4, Guard())(bare)
+    assert bare.error == SpanError("ValueError", None, None)
+
+
+@pytest.mark.parametrize("attributes", [{5: "no text as a name"}, [1], None])
+def test_a_span_that_can_t_be_finished_goes_out_without_its_content(attributes):
+    """It is counted, and the span says so: backends get dicts and strings whatever the program did to its span."""
+    guard = Guard()
+    broken = span(inputs={"fine": 1}, attributes=attributes)
+    Finisher(4, guard)(broken)
+    assert (broken.inputs, broken.outputs, broken.attributes) == (None, None, {"spanhook.content_lost": True})
+    assert guard.counts() == {"delivery: preparing a span: TypeError": 1}
+
+
+@pytest.mark.parametrize(("name", "shown"), [(5, "<builtins.int>"), (None, "<builtins.NoneType>")])
+def test_a_name_is_text(name, shown):
+    """Also where the program gave something else as one."""
+    odd = span(name=name)
+    Finisher(4, Guard())(odd)
+    assert odd.name == shown
+
+
+def test_the_limit_is_the_configuration_s():
+    """`max_text_chars` reaches the backends."""
+    memory = Memory()
+    tracer = tracer_of(memory, tracing={"max_text_chars": 3})
+    one_span(tracer, "abcdef")
+    assert tracer.flush()
+    assert memory.spans[0].name == "abc… [3 more characters]"

@@ -1,0 +1,195 @@
+"""The one guard between the program and everything that is not the program."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import weakref
+from typing import Any
+
+import pytest
+
+from doubles import WAIT_S
+from spanhook.guard import MAX_KEYS, Guard, attempt, describe, message_of, warn
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class NoText(Exception):
+    def __str__(self) -> Any:
+        return 5
+
+
+def test_an_error_is_swallowed_counted_and_logged_once(caplog):
+    """Once for each place and kind, with what it was; the block says afterwards that it failed."""
+    guard = Guard()
+    with caplog.at_level(logging.WARNING, "spanhook"):
+        for place, error in [
+            ("a", ValueError("1")),
+            ("a", ValueError("2")),
+            ("a", KeyError("3")),
+            ("b", ValueError("4")),
+        ]:
+            shield = guard(place)
+            with shield:
+                raise error
+            assert shield.failed
+    assert guard.counts() == {"a: ValueError": 2, "a: KeyError": 1, "b: ValueError": 1}
+    assert [record.getMessage() for record in caplog.records] == [
+        "a failed; the program goes on (logged once): ValueError: 1",
+        "a failed; the program goes on (logged once): KeyError: '3'",
+        "b failed; the program goes on (logged once): ValueError: 4",
+    ]
+
+
+def test_a_block_that_goes_well():
+    """Nothing is counted."""
+    guard = Guard()
+    shield = guard("a")
+    with shield:
+        pass
+    assert not shield.failed
+    assert guard.call("a", lambda x, y: x + y, 1, 2) == 3
+    assert guard.counts() == {}
+
+
+def test_one_guarded_call():
+    """The same for a single call: its result, or None."""
+    guard = Guard()
+    assert guard.call("a", int, "x") is None
+    assert guard.counts() == {"a: ValueError": 1}
+
+
+STOPS = [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_what_is_no_exception_passes_through(stop):
+    """Interrupts, exits and cancellation are the program's."""
+    guard = Guard()
+    with pytest.raises(stop), guard("a"):
+        raise stop
+    with pytest.raises(stop):
+        guard.call("a", lambda: (_ for _ in ()).throw(stop()))
+    assert guard.counts() == {}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_on_our_own_threads_everything_is_held(stop):
+    """There nobody else could take it, and the thread has to go on."""
+    guard = Guard()
+    shield = guard("a", everything=True)
+    with shield:
+        raise stop
+    assert shield.failed
+    assert guard.counts() == {f"a: {stop.__name__}": 1}
+
+
+def test_an_error_is_described_on_one_short_line():
+    """Also when its text is long, has line breaks, is missing, or can't be had."""
+    assert describe(ValueError("a\n  b\tc")) == "ValueError: a b c"
+    assert describe(ValueError()) == "ValueError"
+    assert len(describe(ValueError("x" * 10_000))) == 500
+    assert describe(Unprintable()) == "Unprintable: <exception without a printable message>"
+    assert message_of(NoText()) == "<exception without a printable message>"
+
+
+def test_an_error_without_a_text_is_guarded_too(caplog):
+    """What describes an error must not fail itself."""
+    guard = Guard()
+    with caplog.at_level(logging.WARNING, "spanhook"), guard("a"):
+        raise Unprintable
+    assert guard.counts() == {"a: Unprintable": 1}
+    assert len(caplog.records) == 1
+
+
+def test_ever_new_errors_dont_fill_the_memory(caplog):
+    """Beyond a thousand kinds the rest is counted together and logged once."""
+    guard = Guard()
+    with caplog.at_level(logging.WARNING, "spanhook"):
+        for number in range(MAX_KEYS + 50):
+            guard.refuse("plugin", f"reason {number}")
+    counts = guard.counts()
+    assert len(counts) == MAX_KEYS + 1
+    assert counts["others"] == 50
+    assert len(caplog.records) == MAX_KEYS + 1
+
+
+def test_counts_are_right_over_threads():
+    """Eight threads that fail a thousand times each, in the same place."""
+    guard = Guard()
+
+    def work() -> None:
+        for _ in range(1_000):
+            guard.call("a", int, "x")
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert guard.counts() == {"a: ValueError": 8_000}
+
+
+def test_the_guard_may_be_needed_while_it_counts():
+    """The garbage collector runs a destructor that fails too, on the same thread, at any moment: no deadlock."""
+    guard = Guard()
+    done = threading.Event()
+
+    def work() -> None:
+        with guard._lock:  # as if in the middle of counting
+            guard.call("a destructor", int, "x")
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    assert done.wait(WAIT_S)
+    assert guard.counts() == {"a destructor: ValueError": 1}
+
+
+def test_an_error_keeps_nothing_alive(caplog):
+    """Neither the counts nor a log handler that stores records hold on to the program's objects."""
+
+    class Precious:
+        pass
+
+    def fail() -> None:
+        precious = Precious()
+        alive.append(weakref.ref(precious))
+        raise ValueError(precious)
+
+    alive: list[Any] = []
+    with caplog.at_level(logging.WARNING, "spanhook"):
+        Guard().call("a", fail)
+    gc.collect()
+    assert alive[0]() is None
+
+
+def test_a_log_handler_that_raises_is_held(monkeypatch):
+    """A broken handler of the program's is not made worse by us."""
+
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError
+
+    monkeypatch.setattr(logging.getLogger("spanhook"), "handlers", [Raising()])
+    warn("%s", "text")
+    guard = Guard()
+    assert guard.call("a", int, "x") is None
+    assert guard.counts() == {"a: ValueError": 1}
+
+
+def test_an_attempt():
+    """A result, or the exception, for its caller to explain."""
+    assert attempt(lambda: 5) == (5, None)
+    result, error = attempt(lambda: 1 / 0)
+    assert result is None
+    assert isinstance(error, ZeroDivisionError)
+    with pytest.raises(SystemExit):
+        attempt(lambda: exec("raise SystemExit"))

@@ -1,0 +1,68 @@
+"""Backends whose options and constructors go wrong in every way, for entry points of `tests/core/conftest.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, Field, SecretStr, field_validator
+
+import spanhook
+
+closed: list[Any] = []
+
+
+class Plain:
+    """Takes no options."""
+
+    @spanhook.hookimpl
+    def emit(self, spans: Sequence[spanhook.Span]) -> None: ...
+
+    @spanhook.hookimpl
+    def shutdown(self, timeout: float) -> None:
+        closed.append(self)
+
+
+class Keyed(Plain):
+    """Has options that pydantic checks, one that it checks itself, and a constructor that tells its key."""
+
+    class Options(spanhook.PluginOptions):
+        api_key: SecretStr
+        port: int = Field(default=1, ge=1)
+        mode: str = "a"
+        names: tuple[str, ...] = ()
+
+        @field_validator("mode")
+        @classmethod
+        def check(cls, value: str) -> str:
+            if len(value) > 3:
+                raise ValueError(f"no mode {value}")
+            return value
+
+    def __init__(self, options: Options) -> None:
+        if options.port == 13:
+            raise RuntimeError(f"can't reach port 13 with {options.api_key.get_secret_value()}")
+        if options.port == 14:
+            raise spanhook.ConfigError(["region: needed for port 14", "zone: too"])
+        if options.port == 15:
+            BaseModel.model_validate(options.api_key.get_secret_value())
+
+
+class Loose(Plain):
+    """Its options are a plain model, which pydantic would let ignore what it doesn't know."""
+
+    class Options(BaseModel):
+        level: int = 1
+
+
+class Greedy(Plain):
+    """Asks for what there is not."""
+
+    def __init__(self, options: Any, tracing: Any, client: Any) -> None: ...
+
+
+class Reader:
+    """An extractor."""
+
+    @spanhook.hookimpl
+    def span_end(self) -> None: ...
