@@ -51,11 +51,17 @@ class OpenSpan:
     trace: Trace
     parent: OpenSpan | None
     started_ns: int  # monotonic
+    forks: int  # of the process in which it began
     dspy_call_id: str | None = None  # the DSPy call that was active when this span became the innermost
     handled: int = 0  # the id() of the exception that was being handled when the call began
     overrides: dspy_compat.Overrides | None = None
     record: dspy_compat.LMRecord | None = None
     below: list[Totals] = field(default_factory=list)  # of the spans directly under this one that have ended
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether it shows the inputs and outputs of the calls directly inside as its own."""
+        return self.span.kind == "interaction" and self.span.end_ns is None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # It stands in DSPy's settings, which a program may pickle or copy; an open span means nothing elsewhere.

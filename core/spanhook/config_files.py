@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,12 @@ _REFERENCE = re.compile(r"\$(?P<escaped>\$)?\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*
 
 @dataclass(slots=True)
 class LoadedConfig:
-    """Settings that are valid in shape, and where each value came from, for the messages about plugins."""
+    """Settings that are valid in shape, where each value came from, and what was wrong with the others."""
 
     settings: Settings
     origin: str  # the file, `configure()` or `defaults`
     from_environment: Mapping[str, Any] = field(default_factory=dict)
+    problems: Sequence[str] = ()
 
     def where(self, *keys: str | int) -> str:
         """`tracing.toml: tracing.backends`, or the environment variable that gave this value."""
@@ -44,14 +45,26 @@ class LoadedConfig:
 
 
 def load(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None) -> LoadedConfig:
-    """Find, read and check the configuration.
+    """Find, read and check the configuration, but for what only its plugins can tell.
+
+    Args:
+        config: as for `read`.
+
+    Raises:
+        ConfigError: with every problem that was found.
+    """
+    loaded = read(config)
+    if loaded.problems:
+        raise ConfigError(loaded.problems)
+    return loaded
+
+
+def read(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None) -> LoadedConfig:
+    """Find and read the configuration; what is wrong in it is in `problems`, and the default stands in its place.
 
     Args:
         config: a file, a dict of the file's shape, ready-made `Settings` (taken as they are), or None to search:
             `SPANHOOK_CONFIG`, `tracing.toml` here or in a parent, `[tool.spanhook]` in `pyproject.toml`, the defaults.
-
-    Raises:
-        ConfigError: with every problem that was found.
     """
     if isinstance(config, Settings):
         return LoadedConfig(config, "configure()")
@@ -64,14 +77,14 @@ def load(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = 
     environment = _environment(problems)
     if isinstance(config, Mapping):  # code is the stronger word than the environment, a file the weaker one
         environment = _left_open(environment, tree)
+    merged = _merge(tree, environment)
     try:
-        sections = Sections.model_validate(_merge(tree, environment))
+        sections = Sections.model_validate(merged)
     except ValidationError as error:
-        problems += describe(error, Sections, lambda *keys: _where(origin, environment, keys))
-        raise ConfigError(problems) from None  # pydantic's own message shows values, which may be secrets
-    if problems:
-        raise ConfigError(problems)
-    return LoadedConfig(Settings.model_construct(**dict(sections)), origin, environment)
+        found = list(describe(error, Sections, lambda *keys: _where(origin, environment, keys), told=problems))
+        problems += found
+        sections = Sections.model_validate(_without(merged, [item["loc"] for item in error.errors()]))
+    return LoadedConfig(Settings.model_construct(**dict(sections)), origin, environment, problems)
 
 
 def substitute(tree: Any, variables: Mapping[str, str], origin: str, problems: list[str], *, at: str = "") -> Any:
@@ -114,15 +127,24 @@ def substitute(tree: Any, variables: Mapping[str, str], origin: str, problems: l
 
 
 def describe(
-    error: ValidationError, model: type[BaseModel], where: Any, prefix: tuple[str, ...] = (), *, hidden: Any = None
+    error: ValidationError,
+    model: type[BaseModel],
+    where: Any,
+    prefix: tuple[str, ...] = (),
+    *,
+    hidden: Any = None,
+    told: Sequence[str] = (),
 ) -> Iterator[str]:
     """One line for each error that pydantic found, with the nearest known name for an unknown one.
 
-    The values in `hidden` are taken out of what a plugin's own validators say.
+    The values in `hidden` are taken out of what a plugin's own validators say. Of a place that is among the lines
+    `told` nothing more is said: an unset variable has no right type either.
     """
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         keys = item["loc"]
         place = where(*prefix, *keys)
+        if any(line.startswith(f"{place}: ") for line in told):
+            continue
         if item["type"] == "extra_forbidden":
             known = _known_names(model, keys[:-1])
             what = "unknown section" if not prefix and len(keys) == 1 else "unknown option"
@@ -227,6 +249,18 @@ def _left_open(environment: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[
         elif isinstance(value, Mapping) and isinstance(tree[key], Mapping):
             left[key] = _left_open(value, tree[key])
     return left
+
+
+def _without(tree: Mapping[str, Any], places: Sequence[tuple[str | int, ...]]) -> dict[str, Any]:
+    """A copy that lacks the options at `places`; of a list that has a wrong item, the whole list."""
+    copied = dict(tree)
+    for key in {place[0] for place in places if place}:
+        below = [place[1:] for place in places if place and place[0] == key]
+        if all(below) and isinstance(copied.get(str(key)), Mapping):
+            copied[str(key)] = _without(copied[str(key)], below)
+        else:
+            copied.pop(str(key), None)
+    return copied
 
 
 def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from spanhook import dspy_compat
 from spanhook.active import SETTING, OpenSpan, innermost
 from spanhook.dspy_compat import CARRIES_CALL_ID, BaseCallback, LMRecord
 from spanhook.guard import Guard
+from spanhook.processes import forks
 from spanhook.recorder import Recorder
 from spanhook.span import Call, Kind
 
@@ -60,9 +61,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
     def close(self) -> int:
         """Take no further events; returns how many calls were still running."""
         self._closed = True
-        running = sum(opened.trace.sampled for opened in list(self._open.values()))
-        self._open.clear()
-        return running
+        return sum(opened.trace.sampled and opened.forks == forks() for opened in list(self._open.values()))
 
     def _start(
         self, kind: Kind, name: str, call_id: str, instance: Any, inputs: Mapping[str, Any], **more: Any
@@ -77,8 +76,12 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
 
     def _end(self, call_id: str, outputs: Any, exception: BaseException | None) -> None:
         opened = self._open.pop(call_id, None)
-        if opened is not None:
-            with self._guard("tracer: end of a call"):
+        if opened is None:
+            return
+        with self._guard("tracer: end of a call"):
+            if self._closed:
+                self._recorder.release(opened)
+            else:
                 if exception is None and outputs is None:
                     exception = dspy_compat.exception_in_flight(opened.handled)
                 self._recorder.end(opened, outputs, exception)

@@ -10,10 +10,11 @@ from typing import Any, get_args
 
 from spanhook.delivery.items import Identity
 from spanhook.snapshot import snapshot, trim
-from spanhook.span import Sentiment, Signal, SignalType
+from spanhook.span import Kind, Sentiment, Signal, SignalType
 
 SIGNAL_TYPES: tuple[str, ...] = get_args(SignalType)
 SENTIMENTS: tuple[str, ...] = get_args(Sentiment)
+KINDS: tuple[str, ...] = get_args(Kind)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -27,6 +28,26 @@ def checked_id(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{what} must be a string that is not blank, not {_shown(value)}")
     return value
+
+
+def checked_properties(properties: Any) -> None:
+    """Check that they are a dict by name.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not (isinstance(properties, Mapping) and all(isinstance(name, str) for name in properties)):
+        raise ValueError(f"properties must be a dict with strings as keys, not {_shown(properties)}")
+
+
+def checked_kind(kind: Any) -> None:
+    """Check that a span can be of this kind.
+
+    Raises:
+        ValueError: with the kinds that there are.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {_shown(kind)}")
 
 
 def identity(user_id: Any, traits: Any) -> Identity:
@@ -70,8 +91,8 @@ def signal(
         raise ValueError(f"signal_type must be one of {', '.join(SIGNAL_TYPES)}, not {_shown(signal_type)}")
     if sentiment is not None and sentiment not in SENTIMENTS:
         raise ValueError(f"sentiment must be one of {', '.join(SENTIMENTS)} or None, not {_shown(sentiment)}")
-    if properties is not None and not (isinstance(properties, Mapping) and all(isinstance(k, str) for k in properties)):
-        raise ValueError(f"properties must be a dict with strings as keys, not {_shown(properties)}")
+    if properties is not None:
+        checked_properties(properties)
     for text, what in ((comment, "comment"), (after, "after"), (attachment_id, "attachment_id")):
         if text is not None and not isinstance(text, str):
             raise ValueError(f"{what} must be a string or None, not {_shown(text)}")

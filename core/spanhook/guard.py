@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
+
+from spanhook.processes import Lock
 
 logger = logging.getLogger("spanhook")
 
@@ -28,7 +29,7 @@ class Guard:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._lock = threading.RLock()
+        self._lock = Lock()
 
     def __call__(self, place: str, *, everything: bool = False) -> _Shield:
         """A context manager for one risky piece of work at `place`; `.failed` tells afterwards."""
@@ -46,10 +47,6 @@ class Guard:
         """How often each `place: kind of error` was met."""
         with self._lock:
             return dict(self._counts)
-
-    def reset_lock(self) -> None:
-        """In a forked child: another thread of the parent may have held the lock."""
-        self._lock = threading.RLock()
 
     def report(self, place: str, error: BaseException) -> None:
         """Count an error that was caught; log it when it is the first of its kind in this place."""

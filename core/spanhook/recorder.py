@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from spanhook.config import TracingSettings
 from spanhook.guard import Guard, message_of
 from spanhook.ids import new_span_id
 from spanhook.plugins.registration import Plugin
+from spanhook.processes import Lock, forks
 from spanhook.snapshot import snapshot
 from spanhook.span import Call, Kind, Span, SpanError
 from spanhook.totals import Totals
@@ -38,20 +38,23 @@ class Recorder:
         self._content = tracing.capture == "full"
         self._on_start = [(f"{p.label}: span_start", p.hooks["span_start"]) for p in plugins if "span_start" in p.hooks]
         self._on_end = [(f"{p.label}: span_end", p.name, p.hooks["span_end"]) for p in plugins if "span_end" in p.hooks]
-        self._counts: Counter[str] = Counter()
+        self._lock = Lock()
+        self._sampled_out = 0
         self.listeners: list[Callable[[Span], None]] = []
 
     @property
     def sampled_out(self) -> int:
         """How many traces `sample_rate` has left out."""
-        return self._counts["sampled_out"]
+        return self._sampled_out
 
     def begin_trace(
         self, event_id: str | None = None, user_id: str | None = None, convo_id: str | None = None
     ) -> Trace:
         """A new trace, with its share in the sample decided."""
         trace = Trace.begin(self._sample_rate, event_id=event_id, user_id=user_id, convo_id=convo_id)
-        self._counts["sampled_out"] += not trace.sampled
+        if not trace.sampled:
+            with self._lock:
+                self._sampled_out += 1
         return trace
 
     def start(
@@ -83,14 +86,14 @@ class Recorder:
             user_id=trace.user_id,
             convo_id=trace.convo_id,
         )
-        opened = OpenSpan(span, call, trace, parent, monotonic_ns)
+        opened = OpenSpan(span, call, trace, parent, monotonic_ns, forks())
         if not trace.sampled:
             return opened
         if attributes:
             span.attributes.update(attributes)
         if self._content and call.inputs:
             span.inputs = self._copy(call.inputs)
-        if parent is not None and parent.span.kind == "interaction" and parent.span.inputs is None:
+        if parent is not None and parent.mirrors and parent.span.inputs is None:
             parent.span.inputs = span.inputs
         for place, hook in self._on_start:
             self._guard.call(place, hook, span, call)
@@ -107,16 +110,16 @@ class Recorder:
         if span.end_ns is not None:
             return
         span.end_ns = span.start_ns + time.perf_counter_ns() - opened.started_ns
+        self.release(opened)
+        if opened.forks != forks():
+            return  # it began before this process was forked: it is the parent's to tell of
         if opened.record is not None:
             record = opened.record
-            record.close()
             call.history, call.lm_usage, call.streamed = record.history, record.lm_usage, record.streamed
             if record.first_chunk_ns is not None:
                 span.time_to_first_token_s = (record.first_chunk_ns - opened.started_ns) / 1e9
-        if opened.overrides is not None:
-            opened.overrides.undo()
         if outputs is not None:
-            remember_event(outputs, span.event_id)
+            self._guard.call("remembering a prediction", remember_event, outputs, span.event_id)
         if not opened.trace.sampled:
             return
         call.outputs, call.exception = outputs, exception
@@ -133,11 +136,18 @@ class Recorder:
             span.error = self._error(exception)
         self._extract(span, call)
         self._add_up(opened)
-        if opened.parent is not None and opened.parent.span.kind == "interaction":
+        if opened.parent is not None and opened.parent.mirrors:
             opened.parent.span.outputs = span.outputs
         self._deliver(span)
         for listener in self.listeners:
             listener(span)
+
+    def release(self, opened: OpenSpan) -> None:
+        """Take back what a call has changed in DSPy's settings of its context."""
+        if opened.record is not None:
+            opened.record.close()
+        if opened.overrides is not None:
+            opened.overrides.undo()
 
     def _copy(self, value: Any) -> Any:
         return self._guard.call("copying a call's content", snapshot, value, _CONVERTERS)
@@ -159,7 +169,7 @@ class Recorder:
             totals.apply(span)
         else:
             return
-        if opened.parent is not None:
+        if opened.parent is not None and opened.parent.span.end_ns is None:
             opened.parent.below.append(totals)
 
     def _error(self, exception: BaseException) -> SpanError:

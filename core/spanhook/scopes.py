@@ -123,7 +123,7 @@ class Interaction(_Scope):
         convo_id: str | None,
         event: str | None,
         event_id: str | None,
-        properties: Mapping[str, Any] | None,
+        properties: Mapping[str, Any],
     ) -> None:
         super().__init__(recorder, source, guard)
         outer = source.innermost()
@@ -163,7 +163,7 @@ class Interaction(_Scope):
     def _open(self, parent: OpenSpan | None) -> OpenSpan:
         if parent is not None and parent.trace.trace_id != self._trace.trace_id:
             parent = None  # it was made in one place and entered in another
-        attributes = {f"properties.{name}": value for name, value in (self._properties or {}).items()}
+        attributes = {f"properties.{name}": value for name, value in self._properties.items()}
         call = Call("interaction", None, {})
         return self._recorder.start("interaction", self._name, call, parent, trace=self._trace, attributes=attributes)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from spanhook import dspy_compat
-from spanhook.config import Settings
-from spanhook.config_files import LoadedConfig
+from spanhook import config_files, dspy_compat
 from spanhook.current import running_sources
 from spanhook.errors import InstallError
 from spanhook.plugins import loading
@@ -33,8 +31,8 @@ def capture_spans(tracer: Tracer | None = None) -> Iterator[list[Span]]:
         with tracer.listen(spans.append):
             yield spans
         return
-    settings = Settings()
-    own = Tracer(settings, loading.load(LoadedConfig(settings, "capture_spans()"), kinds=("extractor",)))
+    config = config_files.load({})
+    own = Tracer(config.settings, loading.load(config, kinds=("extractor",)))
     overrides = dspy_compat.Overrides(callbacks=[*dspy_compat.callbacks(), own.callback])
     with suppress(InstallError):  # for threads of the program's own; where DSPy refuses, only this context is seen
         own.install()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,14 +18,13 @@ from spanhook.delivery.stats import Stats
 from spanhook.dspy_source import DSPySource
 from spanhook.errors import InstallError
 from spanhook.finishing import Finisher
-from spanhook.guard import Guard
+from spanhook.guard import Guard, warn
 from spanhook.plugins import loading
 from spanhook.plugins.registration import Plugin
+from spanhook.processes import Lock, call_at_exit
 from spanhook.recorder import Recorder
 from spanhook.scopes import Interaction, SpanScope
 from spanhook.span import Kind, Sentiment, SignalType, Span, Trait
-
-logger = logging.getLogger("spanhook")
 
 M = TypeVar("M")
 
@@ -50,12 +47,9 @@ def configure(
         ConfigError: with every problem of the file and its plugins; nothing has changed then.
         InstallError: DSPy refuses a callback in this thread or task; nothing has changed then.
     """
-    loaded = config_files.load(config)
-    if not loaded.settings.tracing.enabled:
-        tracer = Tracer(loaded.settings, [])
-        tracer.shutdown()
-        return tracer
-    chosen = loading.load(loaded, plugins)
+    loaded = config_files.read(config)
+    enabled = loaded.settings.tracing.enabled or bool(loaded.problems)
+    chosen = loading.load(loaded, plugins) if enabled else []
     tracer = Tracer(loaded.settings, chosen)
     try:
         replaced = tracer.install()
@@ -64,6 +58,8 @@ def configure(
         raise
     for old in replaced:
         old.shutdown()
+    if not enabled:
+        tracer.shutdown()
     return tracer
 
 
@@ -77,7 +73,7 @@ class Tracer:
         self.settings = settings
         self._guard = Guard()
         self._rejected: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._closed = False
         backends = [plugin for plugin in plugins if plugin.kind == "backend"]
         self._finish = Finisher(settings.tracing.max_text_chars, self._guard)
@@ -85,7 +81,6 @@ class Tracer:
         self._recorder = Recorder(settings.tracing, plugins, self._guard, self._pipeline.put)
         self._source = DSPySource(self._recorder, self._guard, self)
         self._installed = False
-        atexit.register(self._at_exit)
 
     def interaction(
         self,
@@ -122,15 +117,20 @@ class Tracer:
             convo_id=self._checked("convo_id", convo_id),
             event=self._checked("event", event),
             event_id=self._checked("event_id", event_id),
-            properties=properties,
+            properties=self._checked_properties(properties),
         )
 
-    def span(self, name: str, kind: Kind = "custom", **inputs: Any) -> SpanScope:
+    def span(self, name: str, /, kind: Kind = "custom", **inputs: Any) -> SpanScope:
         """A span of your own: `with tracer.span("retrieve", query=q) as span:`, or `@tracer.span("retrieve")`.
 
-        As a decorator, on plain, async and generator functions, the arguments are its inputs and the result its
-        outputs. In the `with` block set `span.outputs` and `span.attributes` yourself.
+        As a decorator, on plain and async functions, the arguments are its inputs and the result its outputs. In the
+        `with` block set `span.outputs` and `span.attributes` yourself.
+
+        Raises:
+            ValueError: an unknown kind, only with `strict = true`; otherwise it is logged and counted, and is "custom".
         """
+        if not self._accepts("span", lambda: feedback.checked_kind(kind)):
+            kind = "custom"
         return SpanScope(self._recorder, self._source, self._guard, name, kind, inputs)
 
     def wrap(self, program: M) -> M:
@@ -205,7 +205,7 @@ class Tracer:
 
         True only if all of it was delivered: nothing failed, was dropped, or is still waiting.
         """
-        return self._pipeline.flush(timeout)
+        return bool(self._guard.call("flush", self._pipeline.flush, timeout))
 
     def shutdown(self, timeout: float = 5.0) -> bool:
         """Flush, stop the threads, remove the callback from DSPy; says in one log line what was lost and why.
@@ -219,12 +219,12 @@ class Tracer:
         atexit.unregister(self._at_exit)
         open_spans = self._source.close()
         self._uninstall()
-        delivered = self._pipeline.flush(timeout, closing=True)
+        delivered = bool(self._guard.call("shutdown", lambda: self._pipeline.flush(timeout, closing=True)))
         lost = [f"backend {name}: {what}" for name, stats in self.stats().backends.items() if (what := stats.lost())]
         if open_spans:
             lost.append(f"{open_spans} spans of calls that were still running")
         if lost:
-            logger.warning("not delivered: %s", "; ".join(lost))
+            warn("not delivered: %s", "; ".join(lost))
         return delivered
 
     def stats(self) -> Stats:
@@ -261,6 +261,10 @@ class Tracer:
         given = value is not None and self._accepts("interaction", lambda: feedback.checked_id(value, what))
         return value if given else None
 
+    def _checked_properties(self, properties: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        given = properties is not None and self._accepts("interaction", lambda: feedback.checked_properties(properties))
+        return properties if given and properties is not None else {}
+
     def _accepts(self, what: str, work: Callable[[], object]) -> bool:
         """Do `work`; a ValueError from it means that the program gave something wrong."""
         accepted, wrong = False, None
@@ -275,7 +279,7 @@ class Tracer:
             self._rejected[what] += 1
         if self.settings.tracing.strict:
             raise wrong
-        logger.warning("%s: rejected: %s", what, wrong)
+        warn("%s: rejected: %s", what, wrong)
         return False
 
     def install(self) -> list[Tracer]:
@@ -288,11 +292,13 @@ class Tracer:
         """
         present = dspy_compat.process_callbacks()
         replaced = [c.owner for c in present if isinstance(c, DSPySource)]
-        if self.settings.tracing.instrument == "wrapped":
+        if self.settings.tracing.instrument == "wrapped" or not self.settings.tracing.enabled:
             if replaced:
                 dspy_compat.set_callbacks([c for c in present if not isinstance(c, DSPySource)])
+            call_at_exit(self, self._at_exit)
             return replaced
         dspy_compat.set_callbacks(self._among(present))
+        call_at_exit(self, self._at_exit)
         if self._source not in (here := dspy_compat.callbacks()):
             # Inside of `dspy.context` the block's own list counts; it takes this back when it ends.
             dspy_compat.Overrides(callbacks=self._among(here))
@@ -310,7 +316,7 @@ class Tracer:
             with self._guard("shutdown: removing the callback"):  # another thread than DSPy's own: it stays, asleep
                 dspy_compat.set_callbacks([c for c in present if c is not self._source])
         elif not any(isinstance(c, DSPySource) for c in present):
-            logger.warning(
+            warn(
                 "DSPy's callbacks were replaced after spanhook.configure(): calls since then were not traced. "
                 "Call spanhook.configure() after dspy.configure(callbacks=…)."
             )

@@ -23,7 +23,7 @@ def check(file: Path | None) -> None:
     """
     out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        config = config_files.load(file)
+        config = config_files.read(file)
         plugins = loading.load(config)
     except ConfigError as error:
         for problem in error.problems:

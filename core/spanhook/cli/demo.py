@@ -47,7 +47,9 @@ def demo(scripted: bool) -> None:
         stack.callback(tracer.shutdown)
 
         _step("1. A module of its own, with a ReAct agent and a tool")
-        click.echo("One line a call: how long it took, what came of it; for the model, its tokens and why it stopped.\n")
+        click.echo(
+            "One line a call: how long it took, what came of it; for the model, its tokens and why it stopped.\n"
+        )
         event_id = _ask(tracer)
         _step("2. The same question again: DSPy's cache answers, and no token is spent")
         _ask(tracer)

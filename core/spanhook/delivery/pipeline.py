@@ -48,7 +48,6 @@ class Pipeline:
 
     def reset_after_fork(self) -> None:
         """In a forked child: no threads came along, and what was queued is the parent's to deliver."""
-        self._guard.reset_lock()
         for worker in self._workers.values():
             worker.reset()
         self._reset()

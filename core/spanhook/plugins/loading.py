@@ -23,10 +23,10 @@ def load(
     """Load the plugins that the configuration names, each list in its order, then register the `given` objects.
 
     Raises:
-        ConfigError: with every problem: an unknown name, a name that two distributions have, an import that fails,
+        ConfigError: with every problem, those of the configuration itself first: an unknown name, a name that two distributions have, an import that fails,
             wrong options, an object that is no plugin.
     """
-    problems: list[str] = []
+    problems: list[str] = list(config.problems)
     plugins: list[Plugin] = []
     found: dict[PluginKind, list[Installed]] = {kind: installed(kind) for kind in KINDS}
     for kind in kinds:
@@ -146,7 +146,7 @@ def _validate(
     try:
         validated = model.model_validate(options)
     except ValidationError as error:
-        problems += describe(error, model, config.where, section, hidden=options)
+        problems += describe(error, model, config.where, section, hidden=options, told=config.problems)
         raise ConfigError(problems) from None  # pydantic's own message shows values, which may be secrets
     if problems:
         raise ConfigError(problems)
