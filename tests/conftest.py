@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import os
 import tempfile
 import threading
@@ -17,7 +18,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 from spanhook import Tracer
 
-set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "spanhook-hypothesis")
+set_hypothesis_home_dir(Path(tempfile.gettempdir()) / f"spanhook-hypothesis-{getpass.getuser()}")
 hypothesis.settings.register_profile(
     "spanhook",
     database=None,

@@ -1,0 +1,179 @@
+"""The tracer at the edges of its life: shut down in the middle of a call, replaced, refused, in workers' processes."""
+
+from __future__ import annotations
+
+import contextvars
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from doubles import Memory, tracer_of
+from dspy.utils.dummies import DummyLM
+from programs import Answerer
+
+import spanhook
+from spanhook.dspy_compat import process_callbacks
+
+
+def scripted() -> DummyLM:
+    return DummyLM([{"answer": f"a{i}"} for i in range(50)])
+
+
+def test_shutdown_in_the_middle_of_a_call_leaves_nothing_in_dspy() -> None:
+    """The call goes on; afterwards DSPy's settings hold nothing of ours, and the running spans were told of."""
+    tracer = tracer_of(Memory())
+
+    class Ending(dspy.Module):
+        def forward(self) -> Any:
+            with dspy.context(lm=Closing()):
+                return dspy.Predict("question -> answer")(question="Why?")
+
+    class Closing(DummyLM):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__([{"answer": "a"}])
+
+        def forward(self, *arguments: Any, **more: Any) -> Any:
+            tracer.shutdown()
+            return super().forward(*arguments, **more)
+
+    assert Ending()().answer == "a"
+    assert not dspy.settings.caller_modules
+    assert tracer.callback not in dspy.settings.callbacks
+
+
+def test_a_context_that_outlives_its_interaction_adds_nothing_to_it() -> None:
+    """A thread that runs on in a copied context: its calls are traced, and the ended span stays as it was delivered."""
+    memory = Memory()
+    tracer = tracer_of(memory)
+    with tracer.interaction() as interaction:
+        context = contextvars.copy_context()
+    tracer.flush()
+
+    def later() -> None:
+        with dspy.context(lm=scripted()):
+            Answerer()(question="late")
+
+    thread = threading.Thread(target=context.run, args=(later,))
+    thread.start()
+    thread.join()
+    tracer.flush()
+    root = next(span for span in memory.spans if span.kind == "interaction")
+    late = next(span for span in memory.spans if span.name == "Answerer")
+    assert (root.inputs, root.outputs) == (None, None)
+    assert late.trace_id == interaction.trace_id
+    assert late.parent_id == root.span_id
+
+
+def test_a_refused_callback_leaves_nothing_running() -> None:
+    """DSPy refuses another thread: a clear error; the plugins are shut down once, and not again at exit."""
+    dspy.configure(lm=scripted())
+    memory = Memory()
+    caught: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            tracer_of(memory)
+        except spanhook.InstallError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert "where you call dspy.configure()" in str(caught[0])
+    assert 'instrument = "wrapped"' in str(caught[0])
+    assert memory.hooks == ["shutdown"]
+
+
+def test_disabling_replaces_the_tracer_that_was_there() -> None:
+    """enabled = false after another configuration: nothing is traced any more."""
+    memory = Memory()
+    first = tracer_of(memory)
+    spanhook.configure({"tracing": {"enabled": False}})
+    with dspy.context(lm=scripted()):
+        Answerer()(question="Why?")
+    assert memory.spans == []
+    assert first.callback not in process_callbacks()
+
+
+def test_wrong_properties_and_kinds_are_rejected_and_the_rest_stays(caplog: pytest.LogCaptureFixture) -> None:
+    """The interaction keeps its user, the span its place; both are logged with what is allowed, and counted."""
+    memory = Memory()
+    tracer = tracer_of(memory)
+    wrong: Any = ["x"]
+    with tracer.interaction(user_id="u1", properties=wrong), tracer.span("work", kind="nonsense", self=1):  # type: ignore[arg-type]
+        pass
+    tracer.flush()
+    work, root = memory.spans
+    assert (root.user_id, root.attributes) == ("u1", {})
+    assert (work.kind, work.inputs) == ("custom", {"self": 1})
+    assert tracer.stats().rejected == {"interaction": 1, "span": 1}
+    assert "properties must be a dict" in caplog.text
+    assert "kind must be one of interaction, module, lm" in caplog.text
+    strict = tracer_of(Memory(), tracing={"strict": True})
+    with pytest.raises(ValueError, match="kind must be one of"):
+        strict.span("work", kind="nonsense")  # type: ignore[arg-type]
+
+
+def test_a_result_that_denies_its_class_is_no_loss() -> None:
+    """An output whose `__class__` raises: the span is there all the same."""
+
+    class Denying:
+        @property  # type: ignore[misc]
+        def __class__(self) -> type:
+            raise RuntimeError("unbound")
+
+    memory = Memory()
+    tracer = tracer_of(memory)
+
+    class Returning(dspy.Module):
+        def forward(self) -> Any:
+            return Denying()
+
+    Returning()()
+    tracer.flush()
+    assert [span.name for span in memory.spans] == ["Returning"]
+
+
+WORKERS = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+import dspy, spanhook
+from dspy.utils.dummies import DummyLM
+
+class ToFile:
+    @spanhook.hookimpl
+    def emit(self, spans):
+        with open(sys.argv[1], "a") as file:
+            file.writelines(f"{span.kind}\\n" for span in spans)
+
+def trace():
+    spanhook.configure({"tracing": {"backends": []}}, plugins={"file": ToFile()})
+
+def work(number):
+    if spanhook.current_span() is None and not dspy.settings.callbacks:
+        trace()  # a spawned worker starts with nothing
+    with dspy.context(lm=DummyLM([{"answer": "a"}])):
+        dspy.Predict("question -> answer")(question=str(number))
+
+if __name__ == "__main__":
+    trace()
+    context = multiprocessing.get_context(sys.argv[2])
+    process = context.Process(target=work, args=(0,))
+    process.start()
+    process.join()
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        list(pool.map(work, range(4)))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_multiprocessing_deliver_their_spans(tmp_path: Path, method: str) -> None:
+    """`Process` and `ProcessPoolExecutor`, forked and spawned: every span of theirs arrives, once."""
+    script, out = tmp_path / "workers.py", tmp_path / "spans"
+    script.write_text(WORKERS)
+    subprocess.run([sys.executable, script, out, method], check=True, timeout=100, capture_output=True)
+    assert sorted(out.read_text().split()) == sorted(["adapter_format", "lm", "adapter_parse", "module"] * 5)
