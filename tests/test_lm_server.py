@@ -14,6 +14,7 @@ from typing import Any
 
 import dspy
 import pytest
+
 from lm_server import LMServer, Reply, Tokens
 
 HAS_ENGINES = "engine" in inspect.signature(dspy.LM.__init__).parameters

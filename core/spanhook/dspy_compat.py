@@ -46,7 +46,8 @@ class Overrides:
     __slots__ = ("_token",)
 
     def __init__(self, **settings: Any) -> None:
-        self._token: Token[Any] | None = thread_local_overrides.set({**thread_local_overrides.get(), **settings})
+        overrides: Any = {**thread_local_overrides.get(), **settings}
+        self._token: Token[Any] | None = thread_local_overrides.set(overrides)
 
     def undo(self) -> None:
         """Take them back; where the context is no longer this one, they ended with it."""

@@ -17,7 +17,7 @@ __all__ = ["capture_spans"]
 
 @contextmanager
 def capture_spans(tracer: Tracer | None = None) -> Iterator[list[Span]]:
-    """Collect the spans of a `with capture_spans() as spans:` block, each as soon as its call ends.
+    """Collect the spans that end in a `with` block, each as soon as its call ends.
 
     Args:
         tracer: whose spans. None: of the tracer that is configured, or, where none is, of one made for this block, with

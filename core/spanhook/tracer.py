@@ -243,7 +243,7 @@ class Tracer:
 
     @contextmanager
     def listen(self, listener: Callable[[Span], None]) -> Iterator[None]:
-        """Call `listener` with a copy of each span that ends, on its call's thread, during a `with` block. For tests."""
+        """Call `listener` with a copy of each span that ends, on its call's thread, while the block runs. For tests."""
 
         def hear(span: Span) -> None:
             heard = replace(span)

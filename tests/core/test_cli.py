@@ -61,7 +61,7 @@ def test_check_tells_every_problem_and_fails(elsewhere: Path) -> None:
 
 
 def test_plugins_lists_what_is_installed(elsewhere: Path) -> None:
-    """Every plugin with its group, distribution and version, and whether it is chosen and loads; for programs as JSON."""
+    """Every plugin with its group, distribution and version, whether it is chosen and loads; as JSON too."""
     rows = {(row["group"], row["name"]): row for row in json.loads(run("plugins", "--json").output)}
     history = rows["spanhook.extractors", "history"]
     assert history == {

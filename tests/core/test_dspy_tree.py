@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import dspy
 import pytest
-from lm_server import API_KEY, LMServer, Reply
-from programs import Answerer, FanOut
 
 import spanhook
+from lm_server import API_KEY, LMServer, Reply
+from programs import Answerer, FanOut
 from spanhook import Span
 from spanhook.testing import capture_spans
 
@@ -249,7 +249,7 @@ def test_cancellation_ends_every_span(server: LMServer) -> None:
 
 
 def test_a_compilation_is_a_span(spans: list[Span]) -> None:
-    """An optimizer's `compile`, where the release tells of it, holds the calls that it makes; the program is compiled."""
+    """`compile`, where the release tells of it, holds the calls that it makes; the program is compiled."""
     trainset = [dspy.Example(question=f"q{i}", answer="?").with_inputs("question") for i in range(3)]
     optimizer = dspy.BootstrapFewShot(metric=lambda example, prediction, trace=None: True, max_bootstrapped_demos=2)
     program = optimizer.compile(Answerer(), trainset=trainset)

@@ -11,11 +11,11 @@ from typing import Any
 
 import dspy
 import pytest
-from doubles import Memory, tracer_of
 from dspy.utils.dummies import DummyLM
-from programs import Answerer
 
 import spanhook
+from doubles import Memory, tracer_of
+from programs import Answerer
 from spanhook.dspy_compat import process_callbacks
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import dspy
 import pytest
+
 from lm_server import LMServer, Reply
 from programs import Answerer, FanOut
-
 from spanhook import Span, Usage
 from spanhook.testing import capture_spans
 

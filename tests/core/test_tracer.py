@@ -16,13 +16,13 @@ import dspy
 import pytest
 from dspy.utils.callback import BaseCallback
 from dspy.utils.dummies import DummyLM
-from programs import Answerer, FanOut
 
 import spanhook
-from spanhook import Span, Tracer
+from doubles import Memory, tracer_of
+from programs import Answerer, FanOut
+from spanhook import Tracer
 from spanhook.dspy_compat import process_callbacks
 from spanhook.testing import capture_spans
-
 
 # DSPy asks for it from 3.1 on.
 ALLOW_PICKLE = {"allow_pickle": True} if "allow_pickle" in inspect.signature(dspy.load).parameters else {}
@@ -35,33 +35,12 @@ def lm() -> Iterator[None]:
 
 
 @pytest.fixture
-def memory() -> Iterator[Memory]:
-    yield Memory()
-
-
-class Memory:
-    """A backend that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-        self.identities: list[tuple[str, Any]] = []
-        self.signals: list[Any] = []
-
-    @spanhook.hookimpl
-    def emit(self, spans: Any) -> None:
-        self.spans += spans
-
-    @spanhook.hookimpl
-    def identify(self, user_id: Any, traits: Any) -> None:
-        self.identities.append((user_id, traits))
-
-    @spanhook.hookimpl
-    def track_signal(self, signal: Any) -> None:
-        self.signals.append(signal)
+def memory() -> Memory:
+    return Memory()
 
 
 def configured(memory: Memory, **tracing: Any) -> Tracer:
-    return spanhook.configure({"tracing": {"backends": [], **tracing}}, plugins={"memory": memory})
+    return tracer_of(memory, tracing=tracing)
 
 
 def test_an_interaction_is_the_root_with_the_users_identity(memory: Memory) -> None:

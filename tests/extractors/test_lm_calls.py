@@ -13,9 +13,9 @@ from typing import Any
 
 import dspy
 import pytest
+
 from lm_server import Answered, LMServer, Reply
 from programs import Answerer
-
 from spanhook import Span
 from spanhook.testing import capture_spans
 

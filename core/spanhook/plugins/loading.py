@@ -23,8 +23,8 @@ def load(
     """Load the plugins that the configuration names, each list in its order, then register the `given` objects.
 
     Raises:
-        ConfigError: with every problem, those of the configuration itself first: an unknown name, a name that two distributions have, an import that fails,
-            wrong options, an object that is no plugin.
+        ConfigError: with every problem, those of the configuration itself first: an unknown name, a name that two
+            distributions have, an import that fails, wrong options, an object that is no plugin.
     """
     problems: list[str] = list(config.problems)
     plugins: list[Plugin] = []
