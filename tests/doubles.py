@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +69,11 @@ class Memory:
     @property
     def identities(self) -> list[Any]:
         return [identity for hook, identity in self.calls if hook == "identify"]
+
+
+def messages(records: Sequence[logging.LogRecord]) -> list[str]:
+    """What was logged, without the file and line at the end that an error was raised at."""
+    return [re.sub(r" \(\S+\.py:\d+\)$", "", record.getMessage()) for record in records]
 
 
 class Gate:

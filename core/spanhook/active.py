@@ -56,12 +56,20 @@ class OpenSpan:
     handled: int = 0  # the id() of the exception that was being handled when the call began
     overrides: dspy_compat.Overrides | None = None
     record: dspy_compat.LMRecord | None = None
+    inputs_of: bool | None = None  # of an interaction: whether its inputs are those of a DSPy call
+    outputs_of: bool | None = None
     below: list[Totals] = field(default_factory=list)  # of the spans directly under this one that have ended
 
-    @property
-    def mirrors(self) -> bool:
-        """Whether it shows the inputs and outputs of the calls directly inside as its own."""
-        return self.span.kind == "interaction" and self.span.end_ns is None
+    def mirror_start(self, child: Span, is_dspy: bool) -> None:
+        """An interaction shows what its first DSPy call was given, or where it makes none, its first own span."""
+        is_open = self.span.kind == "interaction" and self.span.end_ns is None
+        if is_open and (self.inputs_of is None or (is_dspy and not self.inputs_of)):
+            self.span.inputs, self.inputs_of = child.inputs, is_dspy
+
+    def mirror_end(self, child: Span, is_dspy: bool) -> None:
+        """And what its last DSPy call returned, or its last own span."""
+        if self.span.kind == "interaction" and self.span.end_ns is None and (is_dspy or not self.outputs_of):
+            self.span.outputs, self.outputs_of = child.outputs, is_dspy
 
     def __reduce__(self) -> tuple[Any, ...]:
         # It stands in DSPy's settings, which a program may pickle or copy; an open span means nothing elsewhere.

@@ -270,6 +270,11 @@ def signature_text(value: Any) -> str | None:
     return text
 
 
+def member_name(owner: Any, module: Any) -> str | None:
+    """The name of the attribute in which a module holds another one: which of its predictors that is."""
+    return next((name for name, value in _own(owner).items() if value is module), None)
+
+
 def plain_form(value: Any) -> Any:
     """The plain form of DSPy's own objects, for a snapshot: examples and predictions as dicts, signatures as text."""
     if isinstance(value, dspy.Example):

@@ -104,8 +104,12 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
             self.on_lm_start(call_id, instance, inputs)
             return
         with self._guard("tracer: start of a module"):
-            signature = dspy_compat.signature_text(instance)
-            attributes = {"dspy.signature": signature} if signature else None
+            attributes = {}
+            if signature := dspy_compat.signature_text(instance):
+                attributes["dspy.signature"] = signature
+            around = self.innermost()
+            if around is not None and (member := dspy_compat.member_name(around.call.instance, instance)):
+                attributes["dspy.member"] = member
             self._start_parent("module", call_id, instance, _arguments(inputs), attributes=attributes)
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:

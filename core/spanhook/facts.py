@@ -77,7 +77,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model": (_is_text, _TEXT),
     "response_model": (_is_text, _TEXT),
     "provider": (_is_text, _TEXT),
-    "usage": (_is_usage, "a Usage with whole numbers, 0 or more"),
+    "usage": (_is_usage, "a spanhook.Usage(input_tokens=…, output_tokens=…, …) with whole numbers, 0 or more"),
     "finish_reason": (_is_text, _TEXT),
     "cache_hit": (_is_flag, "True or False"),
     "cost_usd": (_is_amount, _AMOUNT),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
@@ -52,7 +54,8 @@ class Guard:
         """Count an error that was caught; log it when it is the first of its kind in this place."""
         if self._count(f"{place}: {type(error).__name__}"):
             # Without exc_info: a log record that holds a traceback would keep the program's frames alive.
-            warn("%s failed; the program goes on (logged once): %s", place, describe(error))
+            warn("%s failed; the program goes on (logged once): %s", place, located(error))
+            attempt(lambda: logger.debug("%s", "".join(traceback.format_exception(error))))
 
     def refuse(self, place: str, reason: str) -> None:
         """Count a value that can't be used; log the first of its kind."""
@@ -81,7 +84,7 @@ class _Shield:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if error is None or not isinstance(error, self._caught):
             return False
@@ -100,6 +103,17 @@ def describe(error: BaseException) -> str:
     message = message_of(error)
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return " ".join(text.split())[:500]
+
+
+def located(error: BaseException) -> str:
+    """The same with the file and line that raised it: for people who look for a bug in their plugin."""
+    raised_at = error.__traceback__
+    while raised_at is not None and raised_at.tb_next is not None:
+        raised_at = raised_at.tb_next
+    if raised_at is None:
+        return describe(error)
+    file = os.path.basename(raised_at.tb_frame.f_code.co_filename)
+    return f"{describe(error)} ({file}:{raised_at.tb_lineno})"
 
 
 def message_of(error: BaseException) -> str:

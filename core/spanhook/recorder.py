@@ -93,8 +93,8 @@ class Recorder:
             span.attributes.update(attributes)
         if self._content and call.inputs:
             span.inputs = self._copy(call.inputs)
-        if parent is not None and parent.mirrors and parent.span.inputs is None:
-            parent.span.inputs = span.inputs
+        if parent is not None:
+            parent.mirror_start(span, is_dspy=call.instance is not None)
         for place, hook in self._on_start:
             self._guard.call(place, hook, span, call)
         return opened
@@ -136,8 +136,8 @@ class Recorder:
             span.error = self._error(exception)
         self._extract(span, call)
         self._add_up(opened)
-        if opened.parent is not None and opened.parent.mirrors:
-            opened.parent.span.outputs = span.outputs
+        if opened.parent is not None:
+            opened.parent.mirror_end(span, is_dspy=call.instance is not None)
         self._deliver(span)
         for listener in self.listeners:
             listener(span)

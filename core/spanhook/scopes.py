@@ -109,8 +109,9 @@ class Interaction(_Scope):
     """`with tracer.interaction(…) as interaction`: the root span of what a user did once.
 
     `event_id` names it in every backend: pass it to `track_signal`, also long after the block. Its input is that of
-    the first call directly inside, its output that of the last, unless you set `inputs` or `outputs` yourself. An
-    interaction inside another one, or inside a traced call, joins that trace.
+    the first DSPy call directly inside, its output that of the last, or those of your own spans where no DSPy call is
+    made, unless you set `inputs` or `outputs` yourself. An interaction inside another one, or inside a traced call,
+    joins that trace.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from spanhook.scopes import Interaction, SpanScope
 from spanhook.span import Kind, Sentiment, SignalType, Span, Trait
 
 M = TypeVar("M")
+
+_installed: weakref.WeakSet[Tracer] = weakref.WeakSet()  # those whose callbacks stand in DSPy's settings
 
 
 def configure(
@@ -80,7 +83,7 @@ class Tracer:
         self._pipeline = Pipeline(backends, settings.delivery, self._finish, self._guard)
         self._recorder = Recorder(settings.tracing, plugins, self._guard, self._pipeline.put)
         self._source = DSPySource(self._recorder, self._guard, self)
-        self._installed = False
+        self.is_replaced = False
 
     def interaction(
         self,
@@ -105,6 +108,7 @@ class Tracer:
         Raises:
             ValueError: a blank id, only with `strict = true`; otherwise it is logged, counted and left out.
         """
+        self._check_installed()
         if callable(event_id):
             make, event_id = event_id, None
             with self._guard("interaction: event_id()"):
@@ -205,6 +209,7 @@ class Tracer:
 
         True only if all of it was delivered: nothing failed, was dropped, or is still waiting.
         """
+        self._check_installed()
         return bool(self._guard.call("flush", self._pipeline.flush, timeout))
 
     def shutdown(self, timeout: float = 5.0) -> bool:
@@ -291,35 +296,47 @@ class Tracer:
             InstallError: DSPy refuses a callback in this thread or task.
         """
         present = dspy_compat.process_callbacks()
-        replaced = [c.owner for c in present if isinstance(c, DSPySource)]
+        replaced = [tracer for tracer in list(_installed) if tracer is not self]
         if self.settings.tracing.instrument == "wrapped" or not self.settings.tracing.enabled:
             if replaced:
                 dspy_compat.set_callbacks([c for c in present if not isinstance(c, DSPySource)])
             call_at_exit(self, self._at_exit)
+            for tracer in replaced:
+                tracer.is_replaced = True
             return replaced
         dspy_compat.set_callbacks(self._among(present))
         call_at_exit(self, self._at_exit)
         if self._source not in (here := dspy_compat.callbacks()):
             # Inside of `dspy.context` the block's own list counts; it takes this back when it ends.
             dspy_compat.Overrides(callbacks=self._among(here))
-        self._installed = True
+        for tracer in replaced:
+            tracer.is_replaced = True
+        _installed.add(self)
         return replaced
 
     def _among(self, callbacks: list[Any]) -> list[Any]:
         return [c for c in callbacks if not isinstance(c, DSPySource)] + [self._source]
 
     def _uninstall(self) -> None:
-        if not self._installed:
-            return
+        self._check_installed()
+        _installed.discard(self)
         present = dspy_compat.process_callbacks()
         if self._source in present:
             with self._guard("shutdown: removing the callback"):  # another thread than DSPy's own: it stays, asleep
                 dspy_compat.set_callbacks([c for c in present if c is not self._source])
-        elif not any(isinstance(c, DSPySource) for c in present):
-            warn(
-                "DSPy's callbacks were replaced after spanhook.configure(): calls since then were not traced. "
-                "Call spanhook.configure() after dspy.configure(callbacks=…)."
-            )
+
+    def _check_installed(self) -> None:
+        """Say it once when DSPy no longer calls us: nothing would be traced, and nobody would know."""
+        if self not in _installed or self.is_replaced:
+            return
+        if self._source in dspy_compat.callbacks() and self._source in dspy_compat.process_callbacks():
+            return
+        self.is_replaced = True
+        warn(
+            "DSPy's callbacks were replaced after spanhook.configure(), by dspy.configure(callbacks=…) or "
+            "dspy.context(callbacks=…): calls since then are not traced. Call spanhook.configure() after it, or put "
+            "tracer.callback among the callbacks."
+        )
 
     def _at_exit(self) -> None:
         self.shutdown(self.settings.delivery.exit_timeout_s)

@@ -72,6 +72,7 @@ def test_plugins_lists_what_is_installed(elsewhere: Path) -> None:
         "entry_point": "spanhook_extractors.history:HistoryExtractor",
         "selected": True,
         "error": None,
+        "install": None,
     }
     table = run("plugins")
     assert table.exit_code == 0
@@ -93,7 +94,8 @@ def test_plugins_says_why_one_cannot_be_loaded(elsewhere: Path, monkeypatch: pyt
     assert (row["distribution"], row["version"], row["selected"]) == ("acme-traces", "1.0", False)
     assert "No module named 'acme_traces_missing'" in row["error"]
     assert 'pip install "acme-traces[acme]"' in row["error"]
-    assert "acme_traces_missing" in run("plugins").output
+    assert 'needs pip install "acme-traces[acme]"' in run("plugins").output
+    assert "acme_traces_missing" in run("plugins", "--verbose").output
 
 
 def test_plugins_survives_a_wrong_configuration(elsewhere: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_file_that_is_no_toml(problems_of, data, problem):
         ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nmode='secretive'",
          "backends.keyed.mode: value error, no mode …"),
         ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='sk-secret'\nport=13",
-         "backends.keyed: backend keyed: RuntimeError: can't reach port 13 with …"),
+         "backends.keyed: backend keyed: RuntimeError: can't reach port 13 with … (odd_plugins.py:44)"),
         ("[tracing]\nbackends = ['loose']\n[backends.loose]\nlevl=1",
          "backends.loose.levl: unknown option (did you mean 'level'?)"),
     ],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import threading
 import weakref
 from typing import Any
 
 import pytest
 
-from doubles import WAIT_S
+from doubles import WAIT_S, messages
 from spanhook.guard import MAX_KEYS, Guard, attempt, describe, message_of, warn
 
 
@@ -42,11 +43,20 @@ def test_an_error_is_swallowed_counted_and_logged_once(caplog):
                 raise error
             assert shield.failed
     assert guard.counts() == {"a: ValueError": 2, "a: KeyError": 1, "b: ValueError": 1}
-    assert [record.getMessage() for record in caplog.records] == [
+    assert messages(caplog.records) == [
         "a failed; the program goes on (logged once): ValueError: 1",
         "a failed; the program goes on (logged once): KeyError: '3'",
         "b failed; the program goes on (logged once): ValueError: 4",
     ]
+
+
+def test_the_place_of_an_error_is_logged(caplog):
+    """File and line, for who looks for a bug in a plugin; at DEBUG the whole traceback, as text."""
+    guard = Guard()
+    with caplog.at_level(logging.DEBUG, "spanhook"), guard("a"):
+        raise ValueError("1")
+    assert re.search(r"ValueError: 1 \(test_guard.py:\d+\)$", caplog.messages[0])
+    assert 'raise ValueError("1")' in caplog.messages[1]
 
 
 def test_a_block_that_goes_well():

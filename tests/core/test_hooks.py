@@ -12,7 +12,7 @@ import pytest
 from dspy.utils.dummies import DummyLM
 
 import spanhook
-from doubles import Memory, one_span, tracer_of
+from doubles import Memory, messages, one_span, tracer_of
 from spanhook import Call, Signal, Span, Tracer
 from spanhook.hookspecs import BACKEND_HOOKS, EXTRACTOR_HOOKS, HookSpecs
 
@@ -241,7 +241,7 @@ def test_an_extractor_that_raises_changes_nothing_else(caplog):
         "extractor bad: span_end: ValueError": 6,
         "extractor bad: span_end: TypeError": 3,
     }
-    assert [record.getMessage() for record in caplog.records] == [
+    assert messages(caplog.records) == [
         "extractor bad: span_start failed; the program goes on (logged once): KeyError: 'at the start'",
         "extractor bad: span_end failed; the program goes on (logged once): ValueError: one",
         "extractor bad: span_end failed; the program goes on (logged once): TypeError: three",

@@ -75,6 +75,23 @@ def test_an_interaction_shows_the_first_input_and_the_last_output(memory: Memory
     assert (own.inputs, own.outputs) == ("own input", {"own": "output"})
 
 
+def test_a_span_of_ones_own_is_shown_only_where_there_is_no_dspy_call(memory: Memory) -> None:
+    """The interaction is what the user asked, not what was looked up on the way."""
+    tracer = configured(memory)
+    with tracer.interaction(), tracer.span("retrieve", query="documents") as own:
+        own.outputs = ["a document"]
+    with tracer.interaction():
+        with tracer.span("retrieve", query="documents"):
+            pass
+        answer = Answerer()(question="Why?").answer
+        with tracer.span("log") as own:
+            own.outputs = "logged"
+    tracer.flush()
+    alone, both = [span for span in memory.spans if span.kind == "interaction"]
+    assert (alone.inputs, alone.outputs) == ({"query": "documents"}, ["a document"])
+    assert (both.inputs, both.outputs) == ({"question": "Why?"}, {"answer": answer})
+
+
 def test_identity_reaches_the_threads_of_parallel_and_tasks(memory: Memory) -> None:
     """Also where dspy.Parallel is called with no module around it, and in asyncio tasks."""
     tracer = configured(memory)

@@ -59,7 +59,7 @@ def program_logger() -> Any:
 def json_logger(stream: TextIO) -> Any:
     """A logger that writes JSON lines to `stream`, whatever the program's configuration is."""
     return structlog.wrap_logger(
-        structlog.PrintLogger(stream),
+        structlog.WriteLogger(stream),  # a line in one piece: other threads write to the stream too
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -30,7 +30,12 @@ def title(span: Span) -> Text:
     """What was called."""
     label = _LABELS.get(span.kind)
     name = clip(span.model, 80) if span.kind == "lm" and span.model else span.name
-    return Text.assemble((f"{label} ", "dim") if label else "", (name, _STYLES.get(span.kind, "blue")))
+    member = span.attributes.get("dspy.member")
+    return Text.assemble(
+        (f"{label} ", "dim") if label else "",
+        (name, _STYLES.get(span.kind, "blue")),
+        (f" {clip(str(member), 80)}", "dim") if member else "",
+    )
 
 
 def lm_facts(span: Span) -> list[Text]:

@@ -131,7 +131,8 @@ class Layout:
             facts.with_facts(line, facts.lm_facts(span))
             if parent is not None and parent.span.kind == "module":
                 return line  # the module's line has the texts, parsed
-        inputs = tuple((name, value) for name, value in span.inputs if not name or known.get(name) != value)
+        is_said = span.kind != "tool"  # a tool without its arguments would look as if it had none
+        inputs = tuple((n, value) for n, value in span.inputs if not (is_said and n and known.get(n) == value))
         outputs = () if parent is not None and span.outputs == parent.span.outputs else span.outputs
         if inputs or outputs:
             room = self._console.width - line.cell_len - 2

@@ -7,50 +7,62 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from spanhook import config_files
-from spanhook.errors import ConfigError, PluginError
+from spanhook.errors import PluginError
 from spanhook.plugins.discovery import KINDS, Installed, group_of, installed
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a table.")
-def plugins(as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a list for people.")
+@click.option("--verbose", "-v", is_flag=True, help="The whole reason why one can't be loaded.")
+def plugins(as_json: bool, verbose: bool) -> None:
     """List every installed plugin: its group, its distribution, whether it is chosen, whether it loads.
 
     "Chosen" is what `spanhook.configure()` would take from here. Imports every plugin, creates none.
     """
-    try:
-        tracing = config_files.load().settings.tracing
-        chosen = {"extractor": tracing.extractors, "backend": tracing.backends}
-    except ConfigError as error:
-        Console(stderr=True, soft_wrap=True).print(
-            Text(f"{error}\nNothing is chosen: the configuration is wrong.", style="red")
-        )
-        chosen = {"extractor": [], "backend": []}
-    rows = [_row(plugin, plugin.name in chosen[kind]) for kind in KINDS for plugin in installed(kind)]
+    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    config = config_files.read()
+    for problem in config.problems:
+        err.print(Text(problem, style="red"))
+    chosen = {kind: [] if config.problems else list(getattr(config.settings.tracing, f"{kind}s")) for kind in KINDS}
+    rows = [_row(plugin, plugin.name in chosen[plugin.kind]) for kind in KINDS for plugin in installed(kind)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "group", "distribution", "version", "chosen", "loads"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        loads = Text("yes", style="green") if row["error"] is None else Text(row["error"], style="red")
-        table.add_row(
-            row["name"], row["group"], row["distribution"], row["version"], "yes" if row["selected"] else "", loads
-        )
-    Console(highlight=False).print(table)
+    else:
+        _show(rows, verbose)
+    for kind in KINDS:
+        for name in chosen[kind]:
+            if not any(row["name"] == name and row["group"] == group_of(kind) for row in rows):
+                err.print(Text(f"{config.where('tracing', f'{kind}s')}: {name!r} is not installed", style="red"))
+
+
+def _show(rows: list[dict[str, Any]], verbose: bool) -> None:
+    out = Console(highlight=False, soft_wrap=True)
+    width = max((len(row["name"]) for row in rows), default=0)
+    source = max((len(f"{row['distribution']} {row['version']}") for row in rows), default=0)
+    for kind in KINDS:
+        out.print(Text(group_of(kind), style="bold"))
+        for row in (row for row in rows if row["group"] == group_of(kind)):
+            line = Text("  ✓ " if row["selected"] else "    ", style="green")
+            line.append(f"{row['name']:<{width}}  ", "default")
+            line.append(f"{row['distribution']} {row['version']}".ljust(source), "dim")
+            if row["error"] and row["install"] and not verbose:
+                line.append(f"  needs {row['install']}", "yellow")
+            elif row["error"]:
+                line.append(f"  {row['error']}", "red")
+            out.print(line)
+    out.print(Text("✓ chosen by the configuration here", style="dim"))
 
 
 def _row(plugin: Installed, selected: bool) -> dict[str, Any]:
-    error = None
+    error = install = None
     try:
         plugin.load()
     except PluginError as problem:
         error = str(problem)
+        install = plugin.install_command if isinstance(problem.__cause__, ImportError) else None
     return {
         "name": plugin.name,
         "group": group_of(plugin.kind),
@@ -59,4 +71,5 @@ def _row(plugin: Installed, selected: bool) -> dict[str, Any]:
         "entry_point": plugin.entry_point.value,
         "selected": selected,
         "error": error,
+        "install": install,
     }

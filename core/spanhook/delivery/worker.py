@@ -46,7 +46,13 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def put(self, item: Item) -> None:
-        """Queue an item; drop and count it when the queue is full. Called by the intake thread only."""
+        """Queue an item; drop and count it when the queue is full. Called by the intake thread only.
+
+        What a backend has no hook for is nothing to it, and is not counted.
+        """
+        hook = "emit" if isinstance(item, Span) else "identify" if isinstance(item, Identity) else "track_signal"
+        if hook not in self._plugin.hooks:
+            return
         if self._closed or self._waiting >= self._limit:
             self.drop("shut_down" if self._closed else "queue_full")
             return

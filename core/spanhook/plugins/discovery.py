@@ -38,13 +38,12 @@ class Installed:
         return f"entry point {point.name} = {point.value}, distribution {self.distribution} {self.version}"
 
     @property
-    def install_command(self) -> str:
+    def install_command(self) -> str | None:
         """What brings what is missing: the extra that the entry point names, or else the one of the plugin's name."""
         # Metadata holds an extra's name normalised: `my_plugin` stands there as `my-plugin`.
         named_alike = {self.name, _NOT_NORMAL.sub("-", self.name).lower()} & self.extras
         needed = self.entry_point.extras or ([self.name] if named_alike else [])
-        extra = f"[{','.join(needed)}]" if needed else ""
-        return f'pip install "{self.distribution}{extra}"'
+        return f'pip install "{self.distribution}[{",".join(needed)}]"' if needed else None
 
     def load(self) -> Any:
         """Import the entry point's target.
@@ -55,7 +54,8 @@ class Installed:
         target, error = attempt(self.entry_point.load)
         if error is None:
             return target
-        advice = f"; to install what it needs: {self.install_command}" if isinstance(error, ImportError) else ""
+        is_missing = isinstance(error, ImportError) and self.install_command
+        advice = f"; to install what it needs: {self.install_command}" if is_missing else ""
         raise PluginError(
             f"{self.kind} {self.name!r} can't be loaded ({self.source}): {describe(error)}{advice}"
         ) from error

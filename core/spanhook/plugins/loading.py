@@ -11,8 +11,7 @@ from pydantic import BaseModel, ValidationError
 from spanhook.config import PluginOptions
 from spanhook.config_files import LoadedConfig, describe, did_you_mean, without_values
 from spanhook.errors import ConfigError, PluginError
-from spanhook.guard import Guard, attempt
-from spanhook.guard import describe as describe_exception
+from spanhook.guard import Guard, attempt, located
 from spanhook.plugins.discovery import KINDS, Installed, PluginKind, installed
 from spanhook.plugins.registration import Plugin, register
 
@@ -42,6 +41,8 @@ def load(
                 problems.append(f"{where}: {error}")
             except ConfigError as error:
                 problems += error.problems
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError([f"configure(plugins=…): must be a dict of plugins by name, not a {type(given).__name__}"])
     for name, instance in (given or {}).items():
         try:
             plugin = register(None, name, instance)
@@ -100,6 +101,8 @@ def _create(plugin: Installed, config: LoadedConfig) -> Any:
     arguments: dict[str, Any] = {"tracing": config.settings.tracing}
     if isinstance(model, type) and issubclass(model, BaseModel):
         arguments["options"] = _validate(model, options, config, section)
+    elif model is not None:
+        raise PluginError(f"its Options is no pydantic model; derive it from spanhook.PluginOptions ({plugin.source})")
     elif options:
         raise ConfigError(
             [f"{config.where(*section, key)}: {plugin.kind} {plugin.name} takes no options" for key in options]
@@ -122,11 +125,7 @@ def _create(plugin: Installed, config: LoadedConfig) -> Any:
     if isinstance(error, ValidationError):
         raise ConfigError(list(describe(error, PluginOptions, config.where, section, hidden=options))) from None
     if error is not None:
-        said = (
-            error.problems
-            if isinstance(error, ConfigError)
-            else [f"{plugin.kind} {plugin.name}: {describe_exception(error)}"]
-        )
+        said = error.problems if isinstance(error, ConfigError) else [f"{plugin.kind} {plugin.name}: {located(error)}"]
         raise ConfigError([f"{config.where(*section)}: {without_values(line, options)}" for line in said]) from None
     return instance
 

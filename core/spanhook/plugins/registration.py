@@ -69,6 +69,7 @@ def register(kind: PluginKind | None, name: str, instance: Any) -> Plugin:
     try:
         implementations = {c.name: c.get_hookimpls()[0] for c in manager.get_hookcallers(instance) or []}
         hooks = {hook: _callable(hook, impl) for hook, impl in implementations.items() if hook in ALL_HOOKS}
+        _check_marks(instance, hooks)
         kind = kind or ("backend" if hooks.keys() - EXTRACTOR_HOOKS else "extractor")
         _check_kind(kind, hooks)
     except PluginError as problem:
@@ -109,6 +110,13 @@ def _arguments(hook: str) -> tuple[str, ...]:
     return tuple(inspect.signature(getattr(HookSpecs, hook)).parameters)[1:]
 
 
+def _check_marks(instance: Any, hooks: Mapping[str, Hook]) -> None:
+    """A method with a hook's name that isn't one is a mark forgotten: what it should get would be lost."""
+    own = {*vars(type(instance)), *getattr(instance, "__dict__", ())} if hooks else ()
+    if forgotten := sorted((ALL_HOOKS - hooks.keys()) & set(own)):
+        raise PluginError(f"{', '.join(forgotten)}: not marked; put @spanhook.hookimpl above it")
+
+
 def _check_kind(kind: PluginKind, hooks: Mapping[str, Hook]) -> None:
     if not hooks:
         raise PluginError("implements no hook; mark its methods with @spanhook.hookimpl")
@@ -117,6 +125,8 @@ def _check_kind(kind: PluginKind, hooks: Mapping[str, Hook]) -> None:
         raise PluginError(
             f"implements {', '.join(strangers)}, which {kind}s don't have; make it {other}, or two plugins"
         )
+    if kind == "backend" and not hooks.keys() & {"emit", "identify", "track_signal"}:
+        raise PluginError("implements no emit, identify or track_signal, so it would get nothing")
 
 
 def _explain(error: Exception) -> str:

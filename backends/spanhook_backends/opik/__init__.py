@@ -1,0 +1,197 @@
+"""Traces in Opik, through Opik's own SDK: `pip install "spanhook[opik]"`."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+
+from spanhook import Call, ConfigError, PluginOptions, Signal, Span, TracingSettings, hookimpl
+from spanhook_backends.opik import context, payloads, sdk
+from spanhook_backends.opik.acks import Key
+from spanhook_backends.opik.bounded import Bounded
+from spanhook_backends.opik.connection import Connection
+from spanhook_backends.opik.graph import Graphs
+from spanhook_backends.opik.places import Places, needs_span
+from spanhook_backends.opik.scores import score
+from spanhook_backends.opik.text import valid
+
+MAX_USERS = 10_000  # whose traits are remembered
+MAX_TOLD = 10_000  # traces that run, and of which their program has told Opik something
+
+
+class UnknownEventError(LookupError):
+    """A signal's event id leads to no trace."""
+
+
+def _web_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"must be a URL like https://www.comet.com/opik/api, not {value!r}")
+    return value
+
+
+class OpikBackend:
+    """One Opik trace for each root call, its spans under it, and signals as feedback scores.
+
+    A call inside of an Opik trace or span that the program has opened itself hangs under that. Its hooks run on the
+    backend's own thread, `span_start` on the call's.
+    """
+
+    class Options(PluginOptions):
+        """`[backends.opik]`. What is left out is looked up by Opik's SDK: `OPIK_…` variables, then `~/.opik.config`."""
+
+        project_name: Annotated[str, Field(min_length=1)] | None = None
+        """The project that traces go to."""
+
+        workspace: Annotated[str, Field(min_length=1)] | None = None
+        """The workspace; a server of your own has only `default`."""
+
+        host: Annotated[str, AfterValidator(_web_address)] | None = None
+        """The server's API: `https://www.comet.com/opik/api`, or `http://localhost:5173/api` for one of your own."""
+
+        api_key: SecretStr | None = None
+        """The key; a server of your own needs none."""
+
+        tags: list[str] = Field(default=[])
+        """Tags of every trace."""
+
+        log_graph: bool = False
+        """Whether a trace carries a diagram of its program's modules, for Opik's graph view."""
+
+    def __init__(self, options: Options | None = None, tracing: TracingSettings | None = None) -> None:
+        options = options if options is not None else self.Options()
+        self._tags = list(options.tags) or None
+        self._common: dict[str, Any] = {"service": tracing.service} if tracing and tracing.service else {}
+        self._places = Places()
+        self._graphs = Graphs() if options.log_graph else None
+        self._told: Bounded[list[Any]] = Bounded(MAX_TOLD)
+        self._context = tracing is not None and context.EXTRACTOR in tracing.extractors
+        self._traits: Bounded[Mapping[str, Any]] = Bounded(MAX_USERS)
+        key = None if options.api_key is None else options.api_key.get_secret_value()
+        try:
+            settings = sdk.OpikConfig()
+            _web_address(options.host or settings.url_override)
+            self._project: str = options.project_name or settings.project_name
+            self._connection = Connection(workspace=options.workspace, host=options.host, api_key=key)
+        except ValidationError as error:
+            raise ConfigError(
+                [f"Opik's own settings: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            ) from error
+        except ValueError as error:
+            raise ConfigError([f"Opik's own settings: url_override {error}"]) from error
+        _backends.add(self)
+
+    def reset_locks(self) -> None:
+        """In a forked child: other threads of the parent may have held them."""
+        self._places.reset_lock()
+        if self._graphs is not None:
+            self._graphs.reset_lock()
+
+    @hookimpl
+    def span_start(self, span: Span, call: Call) -> None:
+        """Note where the span belongs, on its call's thread."""
+        special = self._places.note(span)
+        if special is not None and special.outer_id is not None and span.parent_id is None:
+            context.tell_trace(span)
+        if self._context:
+            context.enter(span, self._places.place(span), self._project)
+        if self._graphs is not None:
+            self._graphs.note(span, call.instance)
+
+    @hookimpl
+    def emit(self, spans: Sequence[Span]) -> None:
+        """Hand the spans to Opik's SDK, and return when Opik has confirmed them.
+
+        Raises:
+            NotDeliveredError: Opik didn't take them all.
+        """
+        traces: list[dict[str, Any]] = []
+        below: list[dict[str, Any]] = []
+        for span in spans:
+            self._convert(span, traces, below)
+        for trace_id in {span.trace_id for span in spans}:
+            if (running := self._places.running(trace_id)) is not None:
+                project = running.place.project or self._project
+                traces.append({**payloads.running_arguments(running), "project_name": project, "tags": self._tags})
+        if not sdk.is_tracing_active():  # the user has switched Opik off, with OPIK_TRACK_DISABLE or in code
+            return
+        keys: list[Key] = [("traces", trace["id"]) for trace in traces] + [("spans", span["id"]) for span in below]
+        keys += [("feedback-scores", trace["id"]) for trace in traces if trace.get("feedback_scores")]
+
+        def send(client: sdk.Opik) -> None:
+            for trace in traces:
+                client.trace(**trace)
+            for span in below:
+                client.span(**span)
+
+        self._connection.deliver(keys, send)
+
+    def _convert(self, span: Span, traces: list[dict[str, Any]], below: list[dict[str, Any]]) -> None:
+        place = self._places.take(span)
+        is_root = span.parent_id is None
+        more = self._graphs.take(span) if self._graphs is not None else {}
+        if is_root:
+            more.update(self._common)
+            if (traits := self._traits.get(span.user_id or "")) is not None:
+                more["user"] = traits
+        common = {"project_name": place.project or self._project, "tags": self._tags if is_root else None}
+        if told := span.attributes.get(context.TRACE_UPDATE):  # also on a thread of dspy.Parallel, below the root
+            self._told.put(place.trace_id, [*self._told.get(place.trace_id, ()), told])
+        if place.is_trace:
+            arguments = {**payloads.trace_arguments(span, place, more), **common}
+            for told in self._told.pop(place.trace_id, ()):
+                arguments = payloads.add_update(arguments, told)
+            traces.append(arguments)
+            common["tags"], more = None, {}
+        if needs_span(span) or not place.is_trace:
+            if is_root and not place.is_trace:
+                more.update(payloads.joined_metadata(span))
+            arguments = {**payloads.span_arguments(span, place, more), **common}
+            below.append(payloads.add_update(arguments, span.attributes.get(context.SPAN_UPDATE)))
+
+    @hookimpl
+    def identify(self, user_id: str, traits: Mapping[str, Any]) -> None:
+        """Remember what is known of a user, for the metadata of the user's later traces."""
+        known = {valid(name): valid(value) if isinstance(value, str) else value for name, value in traits.items()}
+        self._traits.put(user_id, {**self._traits.get(user_id, {}), **known})
+
+    @hookimpl
+    def track_signal(self, signal: Signal) -> None:
+        """Score the trace of the signal's interaction, and return when Opik has confirmed it.
+
+        Raises:
+            UnknownEventError: no trace belongs to the event id.
+            NotDeliveredError: Opik didn't take the score.
+        """
+        place = self._places.of_event(signal.event_id)
+        if place is None:
+            raise UnknownEventError(
+                f"no trace is known for event id {signal.event_id!r}: it is no UUIDv7, and no interaction of this "
+                "process had it lately. Leave event ids to Spanhook, or give UUIDv7s, to score across processes."
+            )
+        scores: list[Any] = [score(signal, place, self._project)]
+        self._connection.deliver(
+            [("feedback-scores", place.trace_id)], lambda client: client.log_traces_feedback_scores(scores)
+        )
+
+    @hookimpl
+    def shutdown(self, timeout: float) -> None:
+        """Let the SDK's threads go. Whatever was taken is confirmed or counted as failed by now."""
+        self._connection.close(timeout)
+
+
+_backends: weakref.WeakSet[OpikBackend] = weakref.WeakSet()
+
+
+def _reset_all_after_fork() -> None:
+    for backend in list(_backends):
+        backend.reset_locks()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_all_after_fork)

@@ -1,0 +1,150 @@
+"""What one process sends to Raindrop: events, LM and tool spans, identities and signals."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan
+from raindrop import Raindrop
+
+from spanhook import Signal, Span
+from spanhook_backends.raindrop.event_ids import EventIds
+from spanhook_backends.raindrop.events import event_name, event_of, signal_of, traits_of
+from spanhook_backends.raindrop.options import RaindropOptions
+from spanhook_backends.raindrop.otel_spans import as_readable
+from spanhook_backends.raindrop.otlp import SpanSender
+from spanhook_backends.raindrop.retries import NotDelivered, Retries, logger
+from spanhook_backends.raindrop.sender import Item, Sender
+from spanhook_backends.raindrop.texts import id_text
+from spanhook_backends.raindrop.traces import Trace, TracedCall, Traces
+
+
+class Delivery:
+    """Sends on the thread that calls, and returns when Raindrop has it.
+
+    Raises:
+        NotDelivered: from every method but `flush` and `shutdown`: something was refused.
+    """
+
+    def __init__(self, options: RaindropOptions, service: str | None, ids: EventIds) -> None:
+        self._options = options
+        self._ids = ids
+        self._retries = Retries()
+        self._traces = Traces(keep_calls=options.tracing_enabled)
+        self._sender = Sender(options, self._retries)
+        self._spans: SpanSender | None = None
+        if options.tracing_enabled:
+            headers = {"Authorization": f"Bearer {options.key}"}
+            if options.project is not None:
+                headers["X-Raindrop-Project-Id"] = options.project
+            self._spans = SpanSender(
+                options.traces_url,
+                headers,
+                service,
+                tools_by_otel=not options.bypass_otel_for_tools,
+                retries=self._retries,
+            )
+
+    def emit(self, spans: Sequence[Span]) -> None:
+        """Take in spans that have ended; send the events of the traces that ended with them, and their calls."""
+        done = self._traces.add(spans)
+        calls = [call for trace in done for call in trace.take_calls(event_name(trace.root, self._options))]
+        if self._traces.has_late_or_many_calls():
+            calls += self._traces.take_calls()
+        self._send(done, calls)
+
+    def identify(self, user_id: str, traits: Mapping[str, Any]) -> None:
+        """Send who a user is."""
+
+        def hand_over(client: Raindrop) -> None:
+            client.identify(id_text(user_id), traits_of(traits))
+
+        self._sender.send([Item("identity", hand_over)])
+
+    def track_signal(self, signal: Signal) -> None:
+        """Send a user's feedback."""
+        arguments = signal_of(signal, self._ids.of(signal.event_id))
+
+        def hand_over(client: Raindrop) -> None:
+            client.track_signal(**arguments)
+
+        self._sender.send([Item(f"signal {signal.name}", hand_over)])
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send the calls of running traces too; whether all has arrived."""
+        calls = self._traces.take_calls()
+        return (not calls or _within(timeout_s, partial(self._send, [], calls))) and self._sender.was_certain()
+
+    def shutdown(self, timeout_s: float) -> bool:
+        """Send everything as it is now and let go of the connections; whether all has arrived."""
+        self._retries.close()
+        done, calls = self._traces.end_all(), self._traces.take_calls()
+        calls += [call for trace in done for call in trace.take_calls(None)]
+        arrived = threading.Event()
+
+        def work() -> None:
+            try:
+                self._send(done, calls)
+                arrived.set()
+            finally:
+                self._sender.release()
+                if self._spans is not None:
+                    self._spans.release()
+
+        _within(timeout_s, work)
+        return arrived.is_set() and self._sender.was_certain()
+
+    def _send(self, traces: Sequence[Trace], calls: Sequence[TracedCall]) -> None:
+        problems: list[str] = []
+        items = [item for trace in traces if (item := self._item(trace)) is not None]
+        try:
+            self._sender.send(items)
+        except NotDelivered as error:
+            if error.is_final:
+                raise
+            problems.append(str(error))
+        if self._spans is not None and calls:
+            try:
+                self._spans.send([self._readable(self._spans, call) for call in calls])
+            except NotDelivered as error:
+                problems.append(str(error))
+        if problems:
+            raise NotDelivered("; ".join(problems))
+
+    def _item(self, trace: Trace) -> Item | None:
+        span = trace.root or trace.outermost
+        arguments = None if span is None else event_of(trace, self._options, self._ids.of(span.event_id))
+        if arguments is None:
+            return None
+
+        def hand_over(client: Raindrop) -> None:
+            client.track_ai(**arguments)
+
+        return Item(f"event {arguments['event_id']}", hand_over)
+
+    def _readable(self, sender: SpanSender, call: TracedCall) -> ReadableSpan:
+        return as_readable(call, self._ids.of(call.span.event_id), self._options, sender.resource)
+
+
+def _within(timeout_s: float, work: Callable[[], None]) -> bool:
+    """Do `work`, and wait for it no longer than `timeout_s` seconds. Whether it is done, and nothing was lost."""
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            work()
+            done.set()
+        except NotDelivered as error:
+            logger.warning("backend raindrop: not delivered: %s", error)
+
+    thread = threading.Thread(target=run, name="spanhook-raindrop-end", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter exits and lets nobody start a thread; the tracer does not wait for long
+        run()
+    else:
+        thread.join(timeout_s)
+    return done.is_set()

@@ -1,0 +1,34 @@
+"""The program's own event ids, for calls outside of `tracer.interaction`, which has an argument for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from spanhook import Span
+
+MAX_REMEMBERED = 20_000
+
+
+class EventIds:
+    """Which id an event has at Raindrop: the one that all backends share, or the program's own.
+
+    Args:
+        own: the one id of all events, or a function that makes one for each.
+    """
+
+    def __init__(self, own: str | Callable[[], str] | None) -> None:
+        self._own = own
+        self._by_shared: dict[str, str] = {}
+
+    def choose(self, span: Span) -> None:
+        """Give a trace its id when its root starts: on the program's thread. Raises what its function raises."""
+        if span.parent_id is None and span.kind != "interaction" and self._own is not None:
+            made = self._own() if callable(self._own) else self._own
+            if made:
+                self._by_shared[span.event_id] = str(made)
+                if len(self._by_shared) > MAX_REMEMBERED:
+                    self._by_shared.pop(next(iter(self._by_shared)), None)
+
+    def of(self, shared: str) -> str:
+        """The id at Raindrop of the event that all backends know as `shared`."""
+        return self._by_shared.get(shared, shared)

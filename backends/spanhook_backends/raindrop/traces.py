@@ -1,0 +1,141 @@
+"""What an event needs to know of its trace, gathered from the spans as they come, until the root has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from spanhook import Span, Usage
+
+MAX_HELD = 100_000  # spans of running traces that something is kept of
+MAX_HELD_CALLS = 2_000  # LM and tool spans that wait, with their content, for the root of their trace
+MAX_ENDED = 10_000  # traces that are remembered after their end
+
+CALL_KINDS = ("lm", "tool")
+
+
+class TracedCall(NamedTuple):
+    """An LM or tool span, and of those that it ran in the innermost, as far as it has ended."""
+
+    span: Span
+    parent_id: str | None
+    event: str | None = None  # the interaction's name, where it is known
+
+
+@dataclass(slots=True, eq=False)
+class Trace:
+    """A trace. `root` is None as long as it runs."""
+
+    root: Span | None = None
+    outermost: Span | None = None  # above the span that ended first
+    latest: Span | None = None
+    last_lm: Span | None = None
+    models: dict[str, None] = field(default_factory=dict)
+    lm_calls: int = 0
+    cache_hits: int = 0
+    usages: list[tuple[str | None, Usage]] = field(default_factory=list)  # by parent, of spans that are no LM's
+    parents: dict[str, str | None] = field(default_factory=dict)
+    calls: list[Span] = field(default_factory=list)
+    call_ids: set[str] = field(default_factory=set)
+
+    def add(self, span: Span, *, keep_calls: bool) -> None:
+        """Take in a span that has ended."""
+        self.parents[span.span_id] = span.parent_id
+        if span.parent_id is None:
+            self.root = span
+        if self.outermost is None or span.span_id == self.outermost.parent_id:
+            self.outermost = span
+        if span.kind not in ("adapter_format", "adapter_parse"):
+            self.latest = span
+        if span.kind == "lm":
+            self.lm_calls += 1
+            self.cache_hits += span.cache_hit is True
+            if span.model is not None:
+                self.models[span.model] = None
+            if self.last_lm is None or (span.end_ns or 0) >= (self.last_lm.end_ns or 0):
+                self.last_lm = span
+        elif span.usage is not None:
+            self.usages.append((span.parent_id, span.usage))
+        if keep_calls and span.kind in CALL_KINDS:
+            self.calls.append(span)
+            self.call_ids.add(span.span_id)
+
+    def usage(self) -> Usage | None:
+        """The tokens of the whole trace; None unless they are known of every call."""
+        if self.root is None:
+            return None
+        if self.root.usage is not None or self.lm_calls:
+            return self.root.usage
+        # No LM ran as far as DSPy knows: what the calls in the interaction say of themselves.
+        below = Usage.sum(usage for parent, usage in self.usages if parent == self.root.span_id)
+        return below or None
+
+    def take_calls(self, event: str | None) -> list[TracedCall]:
+        """The LM and tool spans that wait; they wait no longer."""
+        taken, self.calls = self.calls, []
+        return [TracedCall(span, self._call_above(span), event) for span in taken]
+
+    def _call_above(self, span: Span) -> str | None:
+        above = span.parent_id
+        while above is not None and above not in self.call_ids:
+            above = self.parents.get(above)
+        return above
+
+
+class Traces:
+    """The running traces. Bounded: when too much is kept, the oldest one counts as ended.
+
+    Args:
+        keep_calls: whether LM and tool spans are to be had as a whole.
+    """
+
+    def __init__(self, *, keep_calls: bool) -> None:
+        self._keep_calls = keep_calls
+        self._running: dict[str, Trace] = {}
+        self._ended: dict[str, None] = {}
+        self._held = 0
+        self._late: list[Span] = []
+
+    def add(self, spans: Sequence[Span]) -> list[Trace]:
+        """Take in spans; returns the traces that ended with them. One without a root ended for lack of room."""
+        done: list[Trace] = []
+        for span in spans:
+            trace = self._running.get(span.trace_id)
+            if trace is None:
+                if span.trace_id in self._ended:  # its event is on its way already
+                    if self._keep_calls and span.kind in CALL_KINDS:
+                        self._late.append(span)
+                    continue
+                trace = self._running[span.trace_id] = Trace()
+            trace.add(span, keep_calls=self._keep_calls)
+            self._held += 1
+            if span.parent_id is None:
+                done.append(self._end(span.trace_id))
+        while self._held > MAX_HELD:
+            done.append(self._end(next(iter(self._running))))
+        return done
+
+    def take_calls(self) -> list[TracedCall]:
+        """The LM and tool spans that came after the end of their trace or that wait for it; they wait no longer."""
+        late, self._late = self._late, []
+        calls = [TracedCall(span, None) for span in late]
+        for trace in self._running.values():
+            calls += trace.take_calls(None)
+        return calls
+
+    def has_late_or_many_calls(self) -> bool:
+        """Whether LM or tool spans came after the end of their trace, or too many wait for it."""
+        return bool(self._late) or sum(len(trace.calls) for trace in self._running.values()) > MAX_HELD_CALLS
+
+    def end_all(self) -> list[Trace]:
+        """The traces that run, as they are now: their roots will not come any more."""
+        return [self._end(trace_id) for trace_id in list(self._running)]
+
+    def _end(self, trace_id: str) -> Trace:
+        trace = self._running.pop(trace_id)
+        self._held -= len(trace.parents)
+        self._ended[trace_id] = None
+        if len(self._ended) > MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
+        return trace

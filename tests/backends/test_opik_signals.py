@@ -1,0 +1,83 @@
+"""Users' feedback as scores on Opik's traces."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opik_case import OpikCase, opik_case
+
+from programs import Answerer
+
+
+@pytest.fixture
+def case() -> Iterator[OpikCase]:
+    with opik_case() as running:
+        yield running
+
+
+def scored(case: OpikCase, **signal: Any) -> dict[str, Any]:
+    """The score that a signal becomes."""
+    with case.tracer.interaction(event="chat") as interaction:
+        Answerer()(question="Why?")
+    assert case.tracer.track_signal(interaction.event_id, "verdict", **signal)
+    return case.trace("chat").scores["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("signal", "value", "reason"),
+    [
+        ({"sentiment": "POSITIVE", "comment": "Great!"}, 1.0, "Great!"),
+        ({"sentiment": "NEGATIVE", "comment": "Wrong."}, 0.0, "Wrong."),
+        ({"properties": {"score": 0.25}, "sentiment": "POSITIVE"}, 0.25, None),
+        ({"properties": {"score": 3}}, 3.0, None),
+        ({}, 1.0, None),
+        ({"signal_type": "edit", "after": "Rome"}, 1.0, "after: Rome"),
+        (
+            {"comment": "Hm.", "properties": {"score": "high", "by": ["Ann"]}, "attachment_id": "a1"},
+            1.0,
+            'Hm.\nattachment_id: a1\nscore: high\nby: ["Ann"]',
+        ),
+    ],
+)
+def test_a_signal_is_a_score_on_its_trace(
+    case: OpikCase, signal: dict[str, Any], value: float, reason: str | None
+) -> None:
+    """The score or the sentiment is its value, the comment its reason; nothing that was said is left out."""
+    score = scored(case, **signal)
+    assert (score["value"], score.get("reason"), score["source"]) == (value, reason, "sdk")
+
+
+def test_an_event_id_of_the_callers_own_leads_to_its_trace(case: OpikCase) -> None:
+    """Opik's ids are UUIDv7, so one that is none is looked up, also while the interaction still runs."""
+    with case.tracer.interaction(event="chat", event_id="order-4711"):
+        case.tracer.track_signal("order-4711", "early")
+        Answerer()(question="Why?")
+    case.tracer.track_signal("order-4711", "late")
+    trace = case.trace("chat")
+    assert set(trace.scores) == {"early", "late"}
+    assert trace.fields["metadata"]["event_id"] == "order-4711"
+
+
+def test_a_signal_for_an_unknown_event_is_a_failure_that_is_told(
+    case: OpikCase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It can't be delivered: counted, said once with what to do, and the flush knows."""
+    with caplog.at_level(logging.WARNING, "spanhook"):
+        assert case.tracer.track_signal("nobody-knows-it", "thumbs_up")
+        assert not case.tracer.flush(30.0)
+    assert case.tracer.stats().backends["opik"].failed == 1
+    (record,) = [record for record in caplog.records if record.name == "spanhook"]
+    assert "'nobody-knows-it'" in record.getMessage()
+    assert "UUIDv7" in record.getMessage()
+    assert not case.opik.scores
+
+
+def test_a_signal_from_another_process_reaches_the_trace(case: OpikCase) -> None:
+    """The default event id is the trace's own: feedback needs nothing but the id."""
+    event_id = "01a2029b-f08b-77b3-b0ff-b9cb2977e083"
+    case.tracer.track_signal(event_id, "thumbs_up")
+    assert case.tracer.flush(30.0)
+    assert [score["id"] for score in case.opik.scores] == [event_id]
