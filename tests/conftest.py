@@ -16,7 +16,8 @@ import hypothesis
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from spanhook import Tracer
+from spanhook import Tracer, dspy_compat
+from spanhook.active import SETTING
 
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / f"spanhook-hypothesis-{getpass.getuser()}")
 hypothesis.settings.register_profile(
@@ -57,5 +58,7 @@ def _nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         tracer.shutdown(timeout=2.0)
     if dspy.settings.get("callbacks") != callbacks:
         dspy.configure(callbacks=callbacks)
+    still = [opened.span.name for opened in dspy_compat.overrides_named(SETTING)]
+    assert not still, f"the test left spans in DSPy's settings: {', '.join(still)}"
     left = [thread.name for thread in set(threading.enumerate()) - threads if thread.name.startswith("spanhook-")]
     assert not left, f"the test left threads behind: {', '.join(left)}"

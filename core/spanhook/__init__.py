@@ -2,10 +2,11 @@
 
 tracer = spanhook.configure()
 with tracer.interaction(user_id="u1") as interaction:
-program(question="…")
+    program(question="…")
 """
 
 from spanhook.config import DeliverySettings, PluginOptions, Settings, TracingSettings
+from spanhook.configuring import configure
 from spanhook.current import add_trace_ids, current_span
 from spanhook.delivery.stats import BackendStats, Stats
 from spanhook.errors import ConfigError, InstallError, PluginError, SpanhookError
@@ -13,7 +14,7 @@ from spanhook.hookspecs import hookimpl
 from spanhook.recorder import event_id_of
 from spanhook.scopes import Interaction
 from spanhook.span import Call, Facts, Signal, Span, SpanError, Usage
-from spanhook.tracer import Tracer, configure
+from spanhook.tracer import Tracer
 
 __version__ = "0.1.0"
 

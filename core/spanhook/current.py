@@ -18,11 +18,10 @@ def running_sources() -> Iterator[DSPySource]:
 
 def current_span() -> Span | None:
     """The innermost span that is open on this thread or task; None outside of any. Read it, don't change it."""
-    for source in running_sources():
-        if (opened := source.innermost()) is not None:
-            return opened.span
-    own: OpenSpan | None = next(dspy_compat.overrides_named(SETTING), None)  # of a tracer for wrapped programs alone
-    return own.span if own is not None else None
+    here: list[OpenSpan | None] = [source.innermost() for source in running_sources()]
+    here += dspy_compat.overrides_named(SETTING)  # of a tracer for wrapped programs alone
+    # A context may outlive the span that was open when it was copied.
+    return next((opened.span for opened in here if opened is not None and opened.span.end_ns is None), None)
 
 
 def add_trace_ids(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,9 +1,8 @@
-"""The tracer: what a program holds in its hand. `configure` makes one; its parts are wired together here."""
+"""The tracer: what a program holds in its hand. Its parts are wired together here."""
 
 from __future__ import annotations
 
 import atexit
-import os
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -12,15 +11,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
-from spanhook import config_files, dspy_compat, feedback
+from spanhook import dspy_compat, feedback
 from spanhook.config import Settings
 from spanhook.delivery.pipeline import Pipeline
 from spanhook.delivery.stats import Stats
 from spanhook.dspy_source import DSPySource
-from spanhook.errors import InstallError
 from spanhook.finishing import Finisher
 from spanhook.guard import Guard, warn
-from spanhook.plugins import loading
 from spanhook.plugins.registration import Plugin
 from spanhook.processes import Lock, call_at_exit
 from spanhook.recorder import Recorder
@@ -30,40 +27,6 @@ from spanhook.span import Kind, Sentiment, SignalType, Span, Trait
 M = TypeVar("M")
 
 _installed: weakref.WeakSet[Tracer] = weakref.WeakSet()  # those whose callbacks stand in DSPy's settings
-
-
-def configure(
-    config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None,
-    *,
-    plugins: Mapping[str, Any] | None = None,
-) -> Tracer:
-    """Load the configuration and its plugins, and trace DSPy from now on.
-
-    A tracer that was configured before is replaced: it is shut down, and DSPy has one callback of ours at any time.
-    Other callbacks stay. Call it where you call `dspy.configure`: DSPy lets one thread only change its settings.
-
-    Args:
-        config: a `tracing.toml`, a dict of its shape, or `Settings`; None searches, see the reference.
-        plugins: plugin objects by name that run beside those of the configuration, without an entry point.
-
-    Raises:
-        ConfigError: with every problem of the file and its plugins; nothing has changed then.
-        InstallError: DSPy refuses a callback in this thread or task; nothing has changed then.
-    """
-    loaded = config_files.read(config)
-    enabled = loaded.settings.tracing.enabled or bool(loaded.problems)
-    chosen = loading.load(loaded, plugins) if enabled else []
-    tracer = Tracer(loaded.settings, chosen)
-    try:
-        replaced = tracer.install()
-    except InstallError:
-        loading.close(chosen)
-        raise
-    for old in replaced:
-        old.shutdown()
-    if not enabled:
-        tracer.shutdown()
-    return tracer
 
 
 class Tracer:
