@@ -54,6 +54,7 @@ class OpenSpan:
     forks: int  # of the process in which it began
     dspy_call_id: str | None = None  # the DSPy call that was active when this span became the innermost
     handled: int = 0  # the id() of the exception that was being handled when the call began
+    setting: str = ""  # of DSPy's, in which this span stands while it is the innermost
     overrides: dspy_compat.Overrides | None = None
     record: dspy_compat.LMRecord | None = None
     inputs_of: bool | None = None  # of an interaction: whether its inputs are those of a DSPy call
@@ -77,8 +78,17 @@ class OpenSpan:
 
     def activate(self, setting: str, dspy_call_id: str | None, **settings: Any) -> None:
         """Make this the innermost span of the current context, and of the threads that DSPy starts from it."""
-        self.dspy_call_id = dspy_call_id
+        self.setting, self.dspy_call_id = setting, dspy_call_id
         self.overrides = dspy_compat.Overrides(**{setting: self}, **settings)
+
+    def deactivate(self) -> None:
+        """Take that back. Where blocks end in another order than they began, leave no ended span in their place."""
+        if self.overrides is None:
+            return
+        self.overrides.undo()
+        around: OpenSpan | None = dspy_compat.override(self.setting)
+        if around is not None and around.span.end_ns is not None:
+            dspy_compat.drop_override(self.setting)
 
 
 def _nothing() -> None:

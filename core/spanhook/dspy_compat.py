@@ -64,6 +64,12 @@ def override(name: str) -> Any:
     return thread_local_overrides.get().get(name)
 
 
+def drop_override(name: str) -> None:
+    """Take a setting override out of this context, whoever made it."""
+    rest: Any = {key: value for key, value in thread_local_overrides.get().items() if key != name}
+    thread_local_overrides.set(rest)
+
+
 def _setting(name: str) -> Any:
     """What `dspy.settings` says here, without its detours."""
     overrides = thread_local_overrides.get()

@@ -146,8 +146,7 @@ class Recorder:
         """Take back what a call has changed in DSPy's settings of its context."""
         if opened.record is not None:
             opened.record.close()
-        if opened.overrides is not None:
-            opened.overrides.undo()
+        opened.deactivate()
 
     def _copy(self, value: Any) -> Any:
         return self._guard.call("copying a call's content", snapshot, value, _CONVERTERS)

@@ -68,6 +68,22 @@ def test_a_context_that_outlives_its_interaction_adds_nothing_to_it() -> None:
     assert late.parent_id == root.span_id
 
 
+def test_blocks_that_end_in_another_order_leave_nothing() -> None:
+    """The outer span ends before the inner one: what comes later belongs to neither."""
+    memory = Memory()
+    tracer = tracer_of(memory)
+    outer, inner = tracer.interaction(), tracer.span("inner")
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    inner.__exit__(None, None, None)
+    assert spanhook.current_span() is None
+    with tracer.span("later"):
+        pass
+    tracer.flush()
+    assert [(span.name, span.parent_id is None) for span in memory.spans][-1] == ("later", True)
+
+
 def test_a_refused_callback_leaves_nothing_running() -> None:
     """DSPy refuses another thread: a clear error; the plugins are shut down once, and not again at exit."""
     dspy.configure(lm=scripted())
