@@ -15,6 +15,7 @@ from dspy.utils.dummies import DummyLM
 
 import spanhook
 from doubles import Memory, tracer_of
+from lm_server import LMServer
 from programs import Answerer
 from spanhook.dspy_compat import process_callbacks
 
@@ -24,25 +25,24 @@ def scripted() -> DummyLM:
 
 
 def test_shutdown_in_the_middle_of_a_call_leaves_nothing_in_dspy() -> None:
-    """The call goes on; afterwards DSPy's settings hold nothing of ours, and the running spans were told of."""
+    """The call goes on, on its own thread; afterwards DSPy's settings of that thread hold nothing of ours."""
     tracer = tracer_of(Memory())
+    callers: list[Any] = []
 
-    class Ending(dspy.Module):
+    def answer(body: Any) -> None:
+        tracer.shutdown()
+
+    class Asking(dspy.Module):
         def forward(self) -> Any:
-            with dspy.context(lm=Closing()):
-                return dspy.Predict("question -> answer")(question="Why?")
+            prediction = dspy.Predict("question -> answer")(question="Why?")
+            callers.extend(dspy.settings.caller_modules)
+            return prediction
 
-    class Closing(DummyLM):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__([{"answer": "a"}])
-
-        def forward(self, *arguments: Any, **more: Any) -> Any:
-            tracer.shutdown()
-            return super().forward(*arguments, **more)
-
-    assert Ending()().answer == "a"
-    assert not dspy.settings.caller_modules
-    assert tracer.callback not in dspy.settings.callbacks
+    with LMServer(respond=answer) as server, dspy.context(lm=server.lm()):
+        program = Asking()
+        assert program().answer == "answer-1"
+    assert callers == [program]
+    assert len(server.answered) == 1
 
 
 def test_a_context_that_outlives_its_interaction_adds_nothing_to_it() -> None:
@@ -159,6 +159,7 @@ import multiprocessing, sys
 from concurrent.futures import ProcessPoolExecutor
 import dspy, spanhook
 from dspy.utils.dummies import DummyLM
+from lm_server import LMServer
 
 class ToFile:
     @spanhook.hookimpl
