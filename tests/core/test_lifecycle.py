@@ -159,7 +159,6 @@ import multiprocessing, sys
 from concurrent.futures import ProcessPoolExecutor
 import dspy, spanhook
 from dspy.utils.dummies import DummyLM
-from lm_server import LMServer
 
 class ToFile:
     @spanhook.hookimpl
