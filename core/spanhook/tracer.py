@@ -71,7 +71,7 @@ class Tracer:
         Raises:
             ValueError: a blank id, only with `strict = true`; otherwise it is logged, counted and left out.
         """
-        self._check_installed()
+        self._check_installed(here=True)
         if callable(event_id):
             make, event_id = event_id, None
             with self._guard("interaction: event_id()"):
@@ -288,11 +288,12 @@ class Tracer:
             with self._guard("shutdown: removing the callback"):  # another thread than DSPy's own: it stays, asleep
                 dspy_compat.set_callbacks([c for c in present if c is not self._source])
 
-    def _check_installed(self) -> None:
-        """Say it once when DSPy no longer calls us: nothing would be traced, and nobody would know."""
+    def _check_installed(self, *, here: bool = False) -> None:
+        """Say it once when DSPy no longer calls us, in the whole process or `here`: nobody would know otherwise."""
         if self not in _installed or self.is_replaced:
             return
-        if self._source in dspy_compat.callbacks() and self._source in dspy_compat.process_callbacks():
+        called_here = not here or self._source in dspy_compat.callbacks()
+        if called_here and self._source in dspy_compat.process_callbacks():
             return
         self.is_replaced = True
         warn(

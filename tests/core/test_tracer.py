@@ -349,14 +349,27 @@ def test_the_callback_was_replaced_by_the_program(memory: Memory, caplog: pytest
     assert "DSPy's callbacks were replaced" in caplog.text
 
 
-def test_capture_spans_needs_no_tracer() -> None:
-    """In a test: the finished spans of a block, each as soon as its call ends."""
+def test_callbacks_replaced_in_a_block_are_told_of_at_once(memory: Memory, caplog: pytest.LogCaptureFixture) -> None:
+    """dspy.context(callbacks=…) without ours: the next interaction says so, once; elsewhere all is well."""
+    tracer = configured(memory)
+    with tracer.interaction():
+        pass
+    assert not caplog.messages
+    for _ in range(2):
+        with dspy.context(callbacks=[BaseCallback()]), tracer.interaction():
+            Answerer()(question="Why?")
+    assert [message.startswith("DSPy's callbacks were replaced") for message in caplog.messages] == [True]
+
+
+def test_capture_spans_needs_no_tracer(caplog: pytest.LogCaptureFixture) -> None:
+    """In a test: the finished spans of a block, each as soon as its call ends; nothing is said on the way."""
     with capture_spans() as spans:
         Answerer()(question="Why?")
         assert [span.name for span in spans][-1] == "Answerer"
         assert re.fullmatch(r"[0-9a-f]{32}", spans[-1].trace_id)
     Answerer()(question="later")
     assert len({span.trace_id for span in spans}) == 1
+    assert not caplog.messages
 
 
 def test_capture_spans_hears_the_tracer_that_is_there(memory: Memory) -> None:

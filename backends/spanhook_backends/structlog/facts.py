@@ -30,12 +30,7 @@ def title(span: Span) -> Text:
     """What was called."""
     label = _LABELS.get(span.kind)
     name = clip(span.model, 80) if span.kind == "lm" and span.model else span.name
-    member = span.attributes.get("dspy.member")
-    return Text.assemble(
-        (f"{label} ", "dim") if label else "",
-        (name, _STYLES.get(span.kind, "blue")),
-        (f" {clip(str(member), 80)}", "dim") if member else "",
-    )
+    return Text.assemble((f"{label} ", "dim") if label else "", (name, _STYLES.get(span.kind, "blue")))
 
 
 def lm_facts(span: Span) -> list[Text]:
