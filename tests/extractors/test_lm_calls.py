@@ -3,85 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import inspect
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import dspy
 import pytest
 
-from lm_server import Answered, LMServer, Reply
+from exact import ENGINES, HAS_ENGINES, HAS_MCP, assert_exact, lm_spans
+from lm_server import LMServer, Reply
 from programs import Answerer
-from spanhook import Span
 from spanhook.testing import capture_spans
-
-HAS_ENGINES = "engine" in inspect.signature(dspy.LM.__init__).parameters
-ENGINES = ["lm15", "litellm"] if HAS_ENGINES else ["litellm"]
-has_mcp = importlib.util.find_spec("mcp") is not None
 
 
 @pytest.fixture
 def server() -> Iterator[LMServer]:
     with LMServer() as running:
         yield running
-
-
-def lm_spans(spans: list[Span]) -> list[Span]:
-    return [span for span in spans if span.kind == "lm"]
-
-
-def assert_exact(span: Span, answered: Answered) -> None:
-    """Every count, the finish reason and the model are those that the server sent with this answer."""
-    sent = answered.tokens
-    assert sent is not None
-    assert span.usage is not None
-    assert span.usage.to_dict() == {
-        name: value
-        for name, value in {
-            "input_tokens": sent.prompt,
-            "output_tokens": sent.completion,
-            "total_tokens": sent.total,
-            "cached_input_tokens": sent.cached,
-            "cache_write_input_tokens": sent.cache_write,
-            "reasoning_output_tokens": sent.reasoning,
-            "audio_input_tokens": sent.audio_in,
-            "audio_output_tokens": sent.audio_out,
-        }.items()
-        if value is not None
-    }
-    assert span.finish_reason == answered.finish_reason
-    assert span.response_model == answered.response_model
-    assert span.cache_hit is False
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_each_call_of_many_threads_has_its_own_numbers(server: LMServer, engine: str) -> None:
-    """64 calls over 16 threads of the user's own, on one LM, with the same prompt: none lost, none wrong."""
-    lm = server.lm(engine=engine)
-    with capture_spans() as spans, ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda _: lm("the same prompt"), range(64)))
-    assert len(spans) == 64
-    for span in spans:
-        assert_exact(span, server.answer_to(span.outputs[0]))
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_each_gathered_call_has_its_own_numbers(server: LMServer, engine: str) -> None:
-    """64 `acall`s in one event loop: none lost, none wrong."""
-    lm = server.lm(engine=engine)
-
-    async def many() -> None:
-        await asyncio.gather(*(lm.acall("the same prompt") for _ in range(64)))
-
-    with capture_spans() as spans:
-        asyncio.run(many())
-    assert len(spans) == 64
-    for span in spans:
-        assert_exact(span, server.answer_to(span.outputs[0]))
 
 
 def test_the_sources_are_named(server: LMServer) -> None:
@@ -165,7 +104,7 @@ def test_text_completions(server: LMServer) -> None:
     assert_exact(span, server.answer_to(span.outputs[0]))
 
 
-@pytest.mark.parametrize("engine", [e for e in ENGINES if e == "lm15" or has_mcp])
+@pytest.mark.parametrize("engine", [e for e in ENGINES if e == "lm15" or HAS_MCP])
 @pytest.mark.parametrize("reason", ["stop", "length"])
 def test_responses(server: LMServer, engine: str, reason: str) -> None:
     """`model_type="responses"`: counts in its own names, and the finish reason from its status."""
