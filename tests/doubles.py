@@ -6,6 +6,7 @@ import logging
 import re
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,14 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
+
+
+def wait_for(done: Callable[[], object]) -> None:
+    """Wait until `done()` is true; for what nothing tells of when it happens."""
+    deadline = time.monotonic() + WAIT_S
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def tracer_of(*backends: Any, **sections: Any) -> Tracer:

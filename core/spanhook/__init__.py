@@ -9,7 +9,7 @@ from spanhook.config import DeliverySettings, PluginOptions, Settings, TracingSe
 from spanhook.configuring import configure
 from spanhook.current import add_trace_ids, current_span
 from spanhook.delivery.stats import BackendStats, Stats
-from spanhook.errors import ConfigError, InstallError, PluginError, SpanhookError
+from spanhook.errors import ConfigError, InstallError, PartlyFailed, PluginError, RetryLater, SpanhookError
 from spanhook.hookspecs import hookimpl
 from spanhook.recorder import event_id_of
 from spanhook.scopes import Interaction
@@ -26,8 +26,10 @@ __all__ = [
     "Facts",
     "InstallError",
     "Interaction",
+    "PartlyFailed",
     "PluginError",
     "PluginOptions",
+    "RetryLater",
     "Settings",
     "Signal",
     "Span",

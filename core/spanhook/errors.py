@@ -1,9 +1,11 @@
-"""Every exception that Spanhook raises.
+"""Every exception that Spanhook raises, and those by which a backend's hooks tell what became of a batch.
 
 SpanhookError
 ├── ConfigError       the configuration is wrong: all its problems at once
 ├── PluginError       a plugin object can't be registered
-└── InstallError      the tracer can't be put into DSPy's settings here
+├── InstallError      the tracer can't be put into DSPy's settings here
+├── RetryLater        raised by a backend: not taken now, offer the same again
+└── PartlyFailed      raised by a backend: taken, but for some of it
 """
 
 from __future__ import annotations
@@ -33,3 +35,33 @@ class PluginError(SpanhookError):
 
 class InstallError(SpanhookError):
     """DSPy refuses the tracer's callback in this thread or task."""
+
+
+class RetryLater(SpanhookError):  # noqa: N818 - it reads as what to do
+    """Raise it from `emit`, `identify` or `track_signal`: not taken now; offer the same again.
+
+    The batch stays at the head of the backend's queue and comes again, the same objects, until the hook returns or
+    raises something else, or the tracer is shut down. What comes meanwhile waits behind it. The message is logged once,
+    when an outage begins.
+
+    Args:
+        message: why, for people.
+        after_s: when the server wants to be asked again, in seconds; None leaves it to Spanhook, whose pauses grow.
+    """
+
+    def __init__(self, message: str, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.after_s = None if after_s is None else float(after_s)
+
+
+class PartlyFailed(SpanhookError):  # noqa: N818 - it reads as what happened
+    """Raise it from `emit`: the batch was taken, but for some of its spans, which are not offered again.
+
+    Args:
+        failed: how many of the batch's spans.
+        message: why, for people.
+    """
+
+    def __init__(self, failed: int, message: str) -> None:
+        super().__init__(message)
+        self.failed = int(failed)

@@ -42,7 +42,8 @@ class HookSpecs:
         """Called with a batch of finished spans, on the backend's own thread. Several traces may be mixed in it.
 
         A span comes after the spans under it; a root span ends its trace. All backends share the objects: don't
-        change them. Raise if the batch could not be taken: it is then counted as failed.
+        change them. Raise if the batch could not be taken: it is then counted as failed. Raise `RetryLater` to get the
+        same batch again, and `PartlyFailed` if some of its spans were refused.
         """
 
     @hookspec

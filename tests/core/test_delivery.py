@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from typing import Any
 
 import pytest
 
 import spanhook
-from doubles import WAIT_S, Gate, Memory, one_span, tracer_of
+from doubles import WAIT_S, Gate, Memory, one_span, tracer_of, wait_for
 from spanhook import BackendStats, Tracer
 
 
@@ -102,7 +101,7 @@ def test_a_full_queue_drops_counts_and_says_so(caplog):
             assert tracer.flush(0) is False, "a mark takes no room from the spans"
             assert passed_on.wait(WAIT_S)
             assert gate.reached.wait(WAIT_S)
-    _wait_for(lambda: counts(tracer, "b").delivered == 10)
+    wait_for(lambda: counts(tracer, "b").delivered == 10)
     assert counts(tracer) == BackendStats(accepted=10, queued=5, dropped={"queue_full": 5})
     assert counts(tracer, "b") == BackendStats(accepted=10, delivered=10)
     assert [r.getMessage() for r in caplog.records] == ["backend a: 1 dropped (queue full)"], "at most one a minute"
@@ -198,7 +197,7 @@ def test_every_flush_that_waited_for_a_failed_batch_is_told():
     for thread in waiting:
         thread.start()
     assert gate.reached.wait(WAIT_S)
-    _wait_for(lambda: len(tracer._pipeline._workers["a"]._queue) == 3)  # all three wait behind the batch
+    wait_for(lambda: len(tracer._pipeline._workers["a"]._queue) == 3)  # all three wait behind the batch
     gate.open()
     for thread in waiting:
         thread.join(WAIT_S)
@@ -279,17 +278,10 @@ def test_a_backend_may_flush_and_shut_down_its_own_tracer():
     answers: list[bool] = []
     tracer = tracer_of(Memory(lambda _: answers.append(tracer.flush(0.01) or tracer.shutdown(0.01))))
     one_span(tracer)
-    _wait_for(lambda: answers)
+    wait_for(lambda: answers)
     assert answers == [False]
     _end_of("spanhook-a")
     assert not any("emit" in place for place in tracer.stats().errors)
-
-
-def _wait_for(done: Any) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_a_log_handler_that_raises_does_no_harm():

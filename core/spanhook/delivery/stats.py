@@ -15,9 +15,9 @@ class BackendStats:
     """Taken by the backend's hooks without an error."""
     queued: int = 0
     failed: int = 0
-    """In a batch for which the backend raised."""
+    """In a batch for which the backend raised, or those of it that it said."""
     dropped: Mapping[str, int] = field(default_factory=dict)
-    """Never given to the backend, by reason: `queue_full`, `shut_down`."""
+    """Never taken by the backend, by reason: `queue_full`, `not_reachable`, `shut_down`, `no_thread`."""
 
     def lost(self) -> str:
         """One phrase that says what did not arrive and why; empty if nothing was lost."""

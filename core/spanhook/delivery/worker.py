@@ -10,7 +10,9 @@ from typing import Any
 
 from spanhook.config import DeliverySettings
 from spanhook.delivery.items import Barrier, Identity, Item
+from spanhook.delivery.outage import Outage, Pause
 from spanhook.delivery.stats import BackendStats
+from spanhook.errors import PartlyFailed, RetryLater
 from spanhook.guard import Guard, warn
 from spanhook.plugins.registration import Plugin
 from spanhook.span import Span
@@ -42,6 +44,10 @@ class Worker:
         self._lost_told = 0  # of these, how many a barrier has told of
         self._warned_at = -WARN_EVERY_S
         self._unsaid = 0
+        self._outage = Outage(self._plugin.label)
+        self._last: Barrier | None = None  # the one that ends the thread, from when it is queued
+        self._closing = threading.Event()
+        self._gave_up = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -65,8 +71,11 @@ class Worker:
         """Queue a mark; it takes no room from the items."""
         if self._closed:
             barrier.answer(self.is_done())
-        else:
-            self._queue.append(barrier)
+            return
+        self._queue.append(barrier)
+        if barrier.closing:
+            self._last = barrier
+            self._closing.set()
 
     def drop(self, reason: str) -> None:
         """Count an item that will not be delivered; say so at most once a minute, with the number."""
@@ -157,16 +166,45 @@ class Worker:
         return spans
 
     def _deliver(self, hook: str, count: int, *arguments: Any) -> None:
+        """Offer a batch until the backend takes it or refuses it. When the tracer closes it is offered once more."""
+        while not self._gave_up:
+            last = self._last
+            pause = self._offer(hook, count, *arguments)
+            if pause is None:
+                return
+            if last is None:
+                self._closing.wait(pause.seconds)
+            elif pause.is_asked and pause.seconds < last.remaining_s():
+                time.sleep(pause.seconds)
+            else:
+                self._gave_up = True
+        with self._lock:
+            self._dropped["not_reachable"] += count
+            self._lost += count
+            self._in_flight = 0
+
+    def _offer(self, hook: str, count: int, *arguments: Any) -> Pause | None:
+        """Call a hook. None if that settles the batch; else when to try again."""
         # Everything: even what a vendor's SDK raises to end the process must not end this thread alone, unseen.
         shield = self._guard(f"{self._plugin.label}: {hook}", everything=True)
-        implementation = self._plugin.hooks.get(hook)
-        if implementation is not None:
-            with shield:
-                implementation(*arguments)
+        failed = count
+        with shield:
+            try:
+                self._plugin.hooks[hook](*arguments)
+            except RetryLater as error:
+                return self._outage.pause(error)
+            except PartlyFailed as error:
+                failed = min(max(0, error.failed), count)
+                self._outage.over()
+                raise
+            self._outage.over()
+            failed = 0
         with self._lock:
-            self._counts["failed" if shield.failed else "delivered"] += count
-            self._lost += count if shield.failed else 0
+            self._counts["failed"] += failed
+            self._counts["delivered"] += count - failed
+            self._lost += failed
             self._in_flight = 0
+        return None
 
     def _reach(self, barrier: Barrier) -> None:
         with self._lock:
