@@ -42,7 +42,7 @@ class Trace:
         return cls(trace_id, event_id or uuid_of(trace_id), is_sampled(trace_id, sample_rate), user_id, convo_id)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)  # no slots: what few spans need is left to the class, and costs a span nothing
 class OpenSpan:
     """A call that runs: its span, the live call for plugins, and what has to be undone when it ends."""
 
@@ -52,14 +52,16 @@ class OpenSpan:
     parent: OpenSpan | None
     started_ns: int  # monotonic
     forks: int  # of the process in which it began
-    dspy_call_id: str | None = None  # the DSPy call that was active when this span became the innermost
-    handled: int = 0  # the id() of the exception that was being handled when the call began
-    setting: str = ""  # of DSPy's, in which this span stands while it is the innermost
-    overrides: dspy_compat.Overrides | None = None
-    record: dspy_compat.LMRecord | None = None
-    inputs_of: bool | None = None  # of an interaction: whether its inputs are those of a DSPy call
-    outputs_of: bool | None = None
-    below: list[Totals] = field(default_factory=list)  # of the spans directly under this one that have ended
+    dspy_call_id: str | None = field(default=None, init=False)  # DSPy's active call when this became the innermost span
+    handled: int = field(default=0, init=False)  # the id() of the exception that was being handled when the call began
+    setting: str = field(default="", init=False)  # of DSPy's, in which this span stands while it is the innermost
+    overrides: dspy_compat.Overrides | None = field(default=None, init=False)
+    record: dspy_compat.LMRecord | None = field(default=None, init=False)
+    inputs_of: bool | None = field(default=None, init=False)  # of an interaction: whether its inputs are a DSPy call's
+    outputs_of: bool | None = field(default=None, init=False)
+    below: list[Totals] = field(
+        default_factory=list, init=False
+    )  # of the spans directly under this one that have ended
 
     def mirror_start(self, child: Span, is_dspy: bool) -> None:
         """An interaction shows what its first DSPy call was given, or where it makes none, its first own span."""

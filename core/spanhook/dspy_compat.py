@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextvars import Token
 from importlib.util import find_spec
 from typing import Any
@@ -73,22 +73,13 @@ def drop_override(name: str) -> None:
 def _setting(name: str) -> Any:
     """What `dspy.settings` says here, without its detours."""
     overrides = thread_local_overrides.get()
-    return overrides[name] if name in overrides else main_thread_config.get(name)
+    return overrides[name] if name in overrides else dict.get(main_thread_config, name)
 
 
 def overrides_named(prefix: str) -> Iterator[Any]:
     """The values of all setting overrides in this context whose names begin so, the latest first."""
     overrides = thread_local_overrides.get()
     return (overrides[name] for name in reversed(list(overrides)) if name.startswith(prefix))
-
-
-class _Recorder:
-    """Stands in `caller_modules` during one LM call: DSPy appends the call's history entry to every caller's list."""
-
-    __slots__ = ("history",)
-
-    def __init__(self) -> None:
-        self.history: list[dict[str, Any]] = []
 
 
 class _TimedStream:
@@ -109,24 +100,28 @@ class _TimedStream:
 
 
 class LMRecord:
-    """What DSPy itself records of one LM call and of no other; made when the call starts, on its thread."""
+    """What DSPy itself records of one LM call and of no other; made when the call starts, on its thread.
 
-    __slots__ = ("_outer", "_overrides", "_recorder", "_stream", "_tracker")
+    It stands in `caller_modules` during the call: DSPy appends the call's history entry to every caller's `history`.
+    """
+
+    __slots__ = ("_outer", "_overrides", "_stream", "_tracker", "history")
 
     def __init__(self) -> None:
-        self._recorder = _Recorder()
+        self.history: list[Mapping[str, Any]] = []
         # An LM that calls another LM must not see the other's entry: the innermost call alone is recorded.
         # In front: some of DSPy's code takes the last caller for the module that runs.
-        callers = [c for c in _setting("caller_modules") or () if type(c) is not _Recorder]
-        overrides: dict[str, Any] = {"caller_modules": [self._recorder, *callers]}
-        self._tracker = self._outer = None
+        callers = [c for c in _setting("caller_modules") or () if type(c) is not LMRecord]
+        overrides: dict[str, Any] = {"caller_modules": [self, *callers]}
+        self._tracker: Any = None
+        self._outer: Any = None
+        self._stream: _TimedStream | None = None
         if _setting("disable_history") or _setting("max_history_size") == 0:
             self._outer = _setting("usage_tracker")
-            overrides["usage_tracker"] = self._tracker = UsageTracker()
-        self._stream = None
+            self._tracker = overrides["usage_tracker"] = UsageTracker()
         if (stream := _setting("send_stream")) is not None:
             # An LM that calls another one sends the same chunks: both have a first one.
-            overrides["send_stream"] = self._stream = _TimedStream(stream)
+            self._stream = overrides["send_stream"] = _TimedStream(stream)
         self._overrides = Overrides(**overrides)
 
     def close(self) -> None:
@@ -136,11 +131,6 @@ class LMRecord:
             for model, entries in self._tracker.usage_data.items():
                 for entry in entries:
                     self._outer.add_usage(model, entry)
-
-    @property
-    def history(self) -> Sequence[Mapping[str, Any]]:
-        """The history entries of this call."""
-        return self._recorder.history
 
     @property
     def streamed(self) -> bool:
@@ -283,11 +273,12 @@ def member_name(owner: Any, module: Any) -> str | None:
 
 def plain_form(value: Any) -> Any:
     """The plain form of DSPy's own objects, for a snapshot: examples and predictions as dicts, signatures as text."""
-    if isinstance(value, dspy.Example):
-        return dict(value.items())
-    return signature_text(value) if isinstance(value, type) else None
+    kind = type(value)
+    if issubclass(kind, type):
+        return signature_text(value)
+    return dict(value.items()) if issubclass(kind, dspy.Example) else None
 
 
 def is_prediction(value: Any) -> bool:
     """Whether `value` is what a DSPy program returns."""
-    return isinstance(value, dspy.Prediction)
+    return issubclass(type(value), dspy.Prediction)  # isinstance would ask the program's object for its class

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from spanhook import dspy_compat
 from spanhook.active import SETTING, OpenSpan, innermost
 from spanhook.dspy_compat import CARRIES_CALL_ID, BaseCallback, LMRecord
-from spanhook.guard import Guard
+from spanhook.guard import Guard, guarded
 from spanhook.processes import forks
 from spanhook.recorder import Recorder
 from spanhook.span import Call, Kind
@@ -64,171 +65,162 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         return sum(opened.trace.sampled and opened.forks == forks() for opened in list(self._open.values()))
 
     def _start(
-        self, kind: Kind, name: str, call_id: str, instance: Any, inputs: Mapping[str, Any], **more: Any
+        self,
+        kind: Kind,
+        name: str,
+        call_id: str,
+        instance: Any,
+        inputs: Mapping[str, Any],
+        parent: OpenSpan | None,
+        model: str | None = None,
+        provider: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> OpenSpan | None:
+        # By position, here and further on: a call with keywords costs more, and there are some for each call of DSPy.
         # The same call comes twice where a module carries this callback and DSPy's settings do too.
         if self._closed or call_id in self._open:
             return None
-        opened = self._recorder.start(kind, name, Call(kind, instance, inputs), self.innermost(), **more)
+        opened = self._recorder.start(
+            kind, name, Call(kind, instance, inputs), parent, None, model, provider, attributes
+        )
         opened.handled = id(sys.exc_info()[1])
         self._open[call_id] = opened
         return opened
 
-    def _end(self, call_id: str, outputs: Any, exception: BaseException | None) -> None:
+    def _end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """Any call is over."""
         opened = self._open.pop(call_id, None)
-        if opened is None:
-            return
-        with self._guard("tracer: end of a call"):
-            if self._closed:
-                self._recorder.release(opened)
-            else:
-                if exception is None and outputs is None:
-                    exception = dspy_compat.exception_in_flight(opened.handled)
-                self._recorder.end(opened, outputs, exception)
+        if opened is not None:
+            self._guard.call("tracer: end of a call", self._close_span, opened, outputs, exception)
 
-    def _start_parent(self, kind: Kind, call_id: str, instance: Any, inputs: Mapping[str, Any], **more: Any) -> None:
+    on_module_end = on_lm_end = on_tool_end = on_adapter_format_end = on_adapter_parse_end = _end
+    on_compile_end = on_interpreter_execute_end = on_interpreter_tool_call_end = _end
+    on_interpreter_startup_end = on_interpreter_shutdown_end = _end
+
+    def _close_span(self, opened: OpenSpan, outputs: Any, exception: BaseException | None) -> None:
+        if self._closed:
+            self._recorder.release(opened)
+            return
+        if exception is None and outputs is None:
+            exception = dspy_compat.exception_in_flight(opened.handled)
+        self._recorder.end(opened, outputs, exception)
+
+    def _start_parent(
+        self,
+        kind: Kind,
+        call_id: str,
+        instance: Any,
+        inputs: Mapping[str, Any],
+        parent: OpenSpan | None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
         """Start a span whose call may start threads."""
-        opened = self._start(kind, type(instance).__name__, call_id, instance, inputs, **more)
+        opened = self._start(kind, type(instance).__name__, call_id, instance, inputs, parent, attributes=attributes)
         if opened is None:
             return
         settings = {}
         held = getattr(instance, "callbacks", None)
-        if isinstance(held, list) and self in held and self not in (everywhere := dspy_compat.callbacks()):
-            settings["callbacks"] = [*everywhere, self]  # a wrapped program is traced with all that it calls
+        if held and isinstance(held, list) and self in held and self not in (around := dspy_compat.callbacks()):
+            settings["callbacks"] = [*around, self]  # a wrapped program is traced with all that it calls
         if settings or not CARRIES_CALL_ID:
             opened.activate(self.setting, call_id, **settings)
 
+    @guarded("tracer: start of a module")
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A module's call begins."""
         if dspy_compat.is_lm(instance):  # before 3.2 DSPy takes LMs that are no `dspy.LM` for modules
             self.on_lm_start(call_id, instance, inputs)
             return
-        with self._guard("tracer: start of a module"):
-            attributes = {}
-            if signature := dspy_compat.signature_text(instance):
-                attributes["dspy.signature"] = signature
-            around = self.innermost()
-            if around is not None and (member := dspy_compat.member_name(around.call.instance, instance)):
-                attributes["dspy.member"] = member
-            self._start_parent("module", call_id, instance, _arguments(inputs), attributes=attributes)
+        attributes = {}
+        if signature := dspy_compat.signature_text(instance):
+            attributes["dspy.signature"] = signature
+        parent = self.innermost()
+        if parent is not None and (member := dspy_compat.member_name(parent.call.instance, instance)):
+            attributes["dspy.member"] = member
+        self._start_parent("module", call_id, instance, _arguments(inputs), parent, attributes)
 
-    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """A module's call is over."""
-        self._end(call_id, outputs, exception)
-
+    @guarded("tracer: start of an LM")
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A language model's call begins; from here on DSPy's own record of it is ours to read."""
-        with self._guard("tracer: start of an LM"):
-            arguments = dspy_compat.lm_arguments(_arguments(inputs))
-            model, provider = dspy_compat.lm_identity(instance)
-            opened = self._start(
-                "lm",
-                type(instance).__name__,
-                call_id,
-                instance,
-                {key: value for key, value in arguments.items() if value is not None and not _is_secret(key)},
-                model=model,
-                provider=provider,
-                attributes=dspy_compat.lm_parameters(instance, arguments),
-            )
-            if opened is not None and opened.trace.sampled:
-                opened.record = LMRecord()
+        arguments = dspy_compat.lm_arguments(_arguments(inputs))
+        opened = self._start(
+            "lm",
+            type(instance).__name__,
+            call_id,
+            instance,
+            {key: value for key, value in arguments.items() if value is not None and not _is_secret(key)},
+            self.innermost(),
+            *dspy_compat.lm_identity(instance),
+            dspy_compat.lm_parameters(instance, arguments),
+        )
+        if opened is not None and opened.trace.sampled:
+            opened.record = LMRecord()
 
-    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """A language model's call is over."""
-        self._end(call_id, outputs, exception)
-
+    @guarded("tracer: start of a tool")
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A tool's call begins."""
-        with self._guard("tracer: start of a tool"):
-            name = getattr(instance, "name", None)
-            self._start("tool", name if isinstance(name, str) else "tool", call_id, instance, _arguments(inputs))
+        name = getattr(instance, "name", None)
+        if not isinstance(name, str):
+            name = "tool"
+        self._start("tool", name, call_id, instance, _arguments(inputs), self.innermost())
 
-    def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """A tool's call is over."""
-        self._end(call_id, outputs, exception)
+    def _start_adapter(self, kind: Kind, method: str, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        parent = self.innermost()
+        if parent is not None and parent.span.kind == kind and parent.call.instance is instance:
+            return  # DSPy reports an adapter's method, and what that inherits, as two calls
+        arguments = dspy_compat.adapter_arguments(kind, _arguments(inputs))
+        self._start(kind, f"{type(instance).__name__}.{method}", call_id, instance, arguments, parent)
 
-    def _start_adapter(self, kind: Kind, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        with self._guard("tracer: start of an adapter"):
-            around = self.innermost()
-            if around is not None and around.span.kind == kind and around.call.instance is instance:
-                return  # DSPy reports an adapter's method, and what that inherits, as two calls
-            name = f"{type(instance).__name__}.{kind.removeprefix('adapter_')}"
-            self._start(kind, name, call_id, instance, dspy_compat.adapter_arguments(kind, _arguments(inputs)))
-
+    @guarded("tracer: start of an adapter")
     def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """An adapter begins to write the prompt."""
-        self._start_adapter("adapter_format", call_id, instance, inputs)
+        self._start_adapter("adapter_format", "format", call_id, instance, inputs)
 
-    def on_adapter_format_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """The prompt is written."""
-        self._end(call_id, outputs, exception)
-
+    @guarded("tracer: start of an adapter")
     def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """An adapter begins to read the model's answer."""
-        self._start_adapter("adapter_parse", call_id, instance, inputs)
+        self._start_adapter("adapter_parse", "parse", call_id, instance, inputs)
 
-    def on_adapter_parse_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """The answer is read, or could not be."""
-        self._end(call_id, outputs, exception)
-
+    @guarded("tracer: start of an evaluation")
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """An evaluation begins."""
-        with self._guard("tracer: start of an evaluation"):
-            given = {name: getattr(instance, name, None) for name in ("devset", "metric", "num_threads")}
-            given.update((key, value) for key, value in inputs.items() if value is not None)
-            self._start_parent("evaluate", call_id, instance, _counted(given))
+        given = {name: getattr(instance, name, None) for name in ("devset", "metric", "num_threads")}
+        given.update((key, value) for key, value in inputs.items() if value is not None)
+        self._start_parent("evaluate", call_id, instance, _counted(given), self.innermost())
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """An evaluation is over."""
         score = getattr(outputs, "score", outputs)
         self._end(call_id, {"score": score} if isinstance(score, (int, float)) else None, exception)
 
+    @guarded("tracer: start of a compilation")
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """An optimizer begins to compile a program."""
-        with self._guard("tracer: start of a compilation"):
-            self._start_parent("compile", call_id, instance, _counted(_arguments(inputs)))
-
-    def on_compile_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """A program is compiled."""
-        self._end(call_id, outputs, exception)
+        self._start_parent("compile", call_id, instance, _counted(_arguments(inputs)), self.innermost())
 
     def _start_interpreter(self, operation: str, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        with self._guard("tracer: start of an interpreter"):
-            name = f"{type(instance).__name__}.{operation}"
-            self._start("interpreter", name, call_id, instance, _arguments(inputs))
+        name = f"{type(instance).__name__}.{operation}"
+        self._start("interpreter", name, call_id, instance, _arguments(inputs), self.innermost())
 
+    @guarded("tracer: start of an interpreter")
     def on_interpreter_execute_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A code interpreter begins to run code."""
         self._start_interpreter("execute", call_id, instance, inputs)
 
-    def on_interpreter_execute_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """The code has run."""
-        self._end(call_id, outputs, exception)
-
+    @guarded("tracer: start of an interpreter")
     def on_interpreter_tool_call_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Interpreted code begins to call a tool."""
         self._start_interpreter("tool_call", call_id, instance, inputs)
 
-    def on_interpreter_tool_call_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """The tool has answered the interpreted code."""
-        self._end(call_id, outputs, exception)
-
+    @guarded("tracer: start of an interpreter")
     def on_interpreter_startup_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A code interpreter begins to start."""
         self._start_interpreter("startup", call_id, instance, inputs)
 
-    def on_interpreter_startup_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """A code interpreter is up."""
-        self._end(call_id, outputs, exception)
-
+    @guarded("tracer: start of an interpreter")
     def on_interpreter_shutdown_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A code interpreter begins to stop."""
         self._start_interpreter("shutdown", call_id, instance, inputs)
-
-    def on_interpreter_shutdown_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """A code interpreter has stopped."""
-        self._end(call_id, outputs, exception)
 
 
 def _arguments(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -246,6 +238,7 @@ def _counted(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: f"{len(value)} examples" if isinstance(value, list) else value for key, value in inputs.items()}
 
 
+@lru_cache(maxsize=1_000)
 def _is_secret(name: str) -> bool:
     lowered = name.lower()
     return lowered not in _HARMLESS and (lowered.startswith("api_") or any(word in lowered for word in _SECRET_WORDS))

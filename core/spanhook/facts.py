@@ -16,14 +16,15 @@ def apply(span: Span, facts: Facts | None, source: str) -> list[str]:
     """Write to `span` what it doesn't have yet; returns a line for each fact that was refused."""
     if facts is None:
         return []
-    if not isinstance(facts, Mapping):
+    if type(facts) is not dict and not isinstance(facts, Mapping):
         return [f"returned {type(facts).__name__}, not a dict of facts"]
     refused: list[str] = []
     for name, value in facts.items():
-        if value is None or (isinstance(value, Usage) and not value):
+        if value is None or (name == "usage" and isinstance(value, Usage) and not value):
             continue
         if name == "attributes":
-            refused += _apply_attributes(span, value, source)
+            if value != {}:
+                refused += _apply_attributes(span, value, source)
             continue
         check, allowed = _CHECKS.get(name, (None, ""))
         if check is None:
@@ -60,11 +61,13 @@ def _is_amount(value: Any) -> bool:
 
 
 def _is_usage(value: Any) -> bool:
-    return isinstance(value, Usage) and all(_is_count(getattr(value, name)) for name in USAGE_FIELDS)
-
-
-def _is_count(value: Any) -> bool:
-    return value is None or (type(value) is int and 0 <= value < 1 << 63)
+    if not isinstance(value, Usage):
+        return False
+    for name in USAGE_FIELDS:
+        count = getattr(value, name)
+        if count is not None and not (type(count) is int and 0 <= count < 1 << 63):
+            return False
+    return True
 
 
 def _is_flag(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import traceback
@@ -71,6 +72,25 @@ class Guard:
             return self._counts[key] == 1
 
 
+Handler = Callable[[Any, str, Any, dict[str, Any]], None]
+
+
+def guarded(place: str) -> Callable[[Handler], Handler]:
+    """The same for a method that handles the start of a DSPy call; its object has a `_guard`."""
+
+    def decorate(method: Handler) -> Handler:
+        @functools.wraps(method)
+        def handle(self: Any, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+            try:
+                method(self, call_id, instance, inputs)
+            except Exception as error:  # noqa: BLE001 - this is the guard
+                self._guard.report(place, error)
+
+        return handle
+
+    return decorate
+
+
 class _Shield:
     __slots__ = ("_caught", "_guard", "_place", "failed")
 
@@ -124,9 +144,9 @@ def message_of(error: BaseException) -> str:
         return "<exception without a printable message>"
 
 
-def attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def attempt(work: Callable[..., T], *arguments: Any) -> tuple[T | None, Exception | None]:
     """Run a stranger's code whose failure is for the caller to explain: its result, or what it raised."""
     try:
-        return work(), None
+        return work(*arguments), None
     except Exception as error:  # noqa: BLE001 - part of the guard
         return None, error

@@ -63,37 +63,28 @@ class Recorder:
         name: str,
         call: Call,
         parent: OpenSpan | None,
-        *,
         trace: Trace | None = None,
         model: str | None = None,
         provider: str | None = None,
         attributes: Mapping[str, Any] | None = None,
     ) -> OpenSpan:
         """Open a span under `parent`, or as the root of `trace` (a new one if None)."""
+        parent_id = None if parent is None else parent.span.span_id
         if trace is None:
-            trace = parent.trace if parent is not None else self.begin_trace()
+            trace = self.begin_trace() if parent is None else parent.trace
         monotonic_ns = time.perf_counter_ns()
-        span = Span(
-            trace_id=trace.trace_id,
-            span_id=new_span_id(),
-            parent_id=parent.span.span_id if parent is not None else None,
-            event_id=trace.event_id,
-            kind=kind,
-            name=name,
-            start_ns=trace.unix_ns + monotonic_ns - trace.monotonic_ns,
-            model=model,
-            provider=provider,
-            user_id=trace.user_id,
-            convo_id=trace.convo_id,
-        )
+        start_ns = trace.unix_ns + monotonic_ns - trace.monotonic_ns
+        span = Span(trace.trace_id, new_span_id(), parent_id, trace.event_id, kind, name, start_ns)
+        span.user_id, span.convo_id = trace.user_id, trace.convo_id
         opened = OpenSpan(span, call, trace, parent, monotonic_ns, forks())
         if not trace.sampled:
             return opened
+        span.model, span.provider = model, provider
         if attributes:
             span.attributes.update(attributes)
         if self._content and call.inputs:
             span.inputs = self._copy(call.inputs)
-        if parent is not None:
+        if parent is not None and parent.span.kind == "interaction":
             parent.mirror_start(span, is_dspy=call.instance is not None)
         for place, hook in self._on_start:
             self._guard.call(place, hook, span, call)
@@ -106,19 +97,20 @@ class Recorder:
 
         `inputs` replaces what was there when the span started.
         """
-        span, call = opened.span, opened.call
+        span, call, parent = opened.span, opened.call, opened.parent
         if span.end_ns is not None:
             return
         span.end_ns = span.start_ns + time.perf_counter_ns() - opened.started_ns
-        self.release(opened)
+        record = opened.record
+        if record is not None or opened.overrides is not None:
+            self.release(opened)
         if opened.forks != forks():
             return  # it began before this process was forked: it is the parent's to tell of
-        if opened.record is not None:
-            record = opened.record
+        if record is not None:
             call.history, call.lm_usage, call.streamed = record.history, record.lm_usage, record.streamed
             if record.first_chunk_ns is not None:
                 span.time_to_first_token_s = (record.first_chunk_ns - opened.started_ns) / 1e9
-        if outputs is not None:
+        if dspy_compat.is_prediction(outputs):
             self._guard.call("remembering a prediction", remember_event, outputs, span.event_id)
         if not opened.trace.sampled:
             return
@@ -135,9 +127,10 @@ class Recorder:
         if exception is not None:
             span.error = self._error(exception)
         self._extract(span, call)
-        self._add_up(opened)
-        if opened.parent is not None:
-            opened.parent.mirror_end(span, is_dspy=call.instance is not None)
+        if opened.below or span.kind == "lm":
+            self._add_up(opened)
+        if parent is not None and parent.span.kind == "interaction":
+            parent.mirror_end(span, is_dspy=call.instance is not None)
         self._deliver(span)
         for listener in self.listeners:
             listener(span)
@@ -190,8 +183,6 @@ _events: dict[int, tuple[weakref.ref[Any], str]] = {}
 
 def remember_event(outputs: Any, event_id: str) -> None:
     """Tie a program's result to its event without touching the result; forgotten when the result is."""
-    if not dspy_compat.is_prediction(outputs):
-        return
     key = id(outputs)
     _events[key] = (weakref.ref(outputs, lambda _: _events.pop(key, None)), event_id)
 

@@ -166,7 +166,7 @@ class Interaction(_Scope):
             parent = None  # it was made in one place and entered in another
         attributes = {f"properties.{name}": value for name, value in self._properties.items()}
         call = Call("interaction", None, {})
-        return self._recorder.start("interaction", self._name, call, parent, trace=self._trace, attributes=attributes)
+        return self._recorder.start("interaction", self._name, call, parent, self._trace, attributes=attributes)
 
 
 def _detached(kind: Kind, name: str) -> Span:

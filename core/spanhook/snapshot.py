@@ -32,7 +32,6 @@ MAX_KEY_CHARS = 1_000  # of a dict's key that is no string
 Converter = Callable[[Any], Any]
 
 _ATOMS = frozenset({str, int, float, bool, type(None)})
-_PLAIN_SEQUENCES = frozenset({list, tuple})
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 _BYTES = (bytes, bytearray)
 _PRINTABLE = (  # immutable, and printed by the standard library's own code
@@ -63,23 +62,33 @@ class _Snapshot:
 
     def copy(self, value: Any, depth: int) -> Any:
         kind = type(value)
-        if type(kind) is type:  # a metaclass may have a hash of its own
-            if kind in _ATOMS:
-                return value
-            if kind is dict:
-                return self._dict(value, depth)
-            if kind in _PLAIN_SEQUENCES:
-                return self._sequence(value, kind, depth)
+        if kind is dict:
+            return self._dict(value, depth)
+        if kind is list or kind is tuple:
+            return self._sequence(value, kind, depth)
+        if type(kind) is type and kind in _ATOMS:  # a metaclass may have a hash of its own
+            return value
         return self._object(value, kind, depth)
 
     # Containers are read through their base class, so that no overridden method runs, and in one step in C, so that
-    # no other thread of the program changes them meanwhile.
+    # no other thread of the program changes them meanwhile. Strings, of which most content is made, cost no call.
 
     def _dict(self, value: dict[Any, Any], depth: int) -> Any:
         size = dict.__len__(value)
         if depth >= MAX_DEPTH or self._nodes >= MAX_NODES:
             return f"… {size} items"
-        pairs = list(islice(dict.items(value), MAX_ITEMS))
+        if type(value) is not dict or size > MAX_ITEMS:
+            return self._pairs(list(islice(dict.items(value), MAX_ITEMS)), size, depth)
+        self._nodes += size
+        copied = value.copy()
+        for key, item in copied.items():
+            if type(key) is not str:
+                return self._pairs(list(value.items()), size, depth)
+            if type(item) is not str:
+                copied[key] = self.copy(item, depth + 1)
+        return copied
+
+    def _pairs(self, pairs: list[tuple[Any, Any]], size: int, depth: int) -> dict[str, Any]:
         self._nodes += len(pairs)
         copied = {key if type(key) is str else self._key(key): self.copy(item, depth + 1) for key, item in pairs}
         if size > MAX_ITEMS:
@@ -90,9 +99,11 @@ class _Snapshot:
         size = base.__len__(value)
         if depth >= MAX_DEPTH or self._nodes >= MAX_NODES:
             return f"… {size} items"
-        items = list(islice(base.__iter__(value), MAX_ITEMS))
-        self._nodes += len(items)
-        copied = [self.copy(item, depth + 1) for item in items]
+        copied = list(value if type(value) is base and size <= MAX_ITEMS else islice(base.__iter__(value), MAX_ITEMS))
+        self._nodes += len(copied)
+        for index, item in enumerate(copied):
+            if type(item) is not str:
+                copied[index] = self.copy(item, depth + 1)
         if size > MAX_ITEMS:
             copied.append(f"… {size - MAX_ITEMS} more items")
         return copied
@@ -103,7 +114,7 @@ class _Snapshot:
 
     def _object(self, value: Any, kind: type, depth: int) -> Any:
         """Copy an object of another class; where code of the program runs for that and raises, only name its class."""
-        copied, error = attempt(lambda: self._converted(value, kind, depth))
+        copied, error = attempt(self._converted, value, kind, depth)
         return copied if error is None else _class_name(kind)
 
     def _converted(self, value: Any, kind: type, depth: int) -> Any:

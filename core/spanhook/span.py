@@ -42,7 +42,10 @@ class Usage:
 
     def __bool__(self) -> bool:
         """Whether any count is known."""
-        return any(getattr(self, name) is not None for name in USAGE_FIELDS)
+        for name in USAGE_FIELDS:  # noqa: SIM110 - asked at every LM call, and a generator costs more than all of this
+            if getattr(self, name) is not None:
+                return True
+        return False
 
     def to_dict(self) -> dict[str, int]:
         """The known counts only."""
@@ -51,6 +54,9 @@ class Usage:
     @classmethod
     def sum(cls, usages: Iterable[Usage]) -> Usage:
         """Add usages up, field by field; a field that none of them reports stays None."""
+        usages = list(usages)
+        if len(usages) == 1:
+            return usages[0]
         totals: dict[str, int] = {}
         for usage in usages:
             for name, value in usage.to_dict().items():

@@ -34,6 +34,9 @@ class Totals:
     @classmethod
     def sum(cls, parts: Iterable[Totals]) -> Totals:
         """Added up, per model too."""
+        parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
         total = cls()
         for part in parts:
             for model, usage in part.usage_by_model.items():
