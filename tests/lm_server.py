@@ -8,23 +8,19 @@ with LMServer() as server:
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import inspect
 import itertools
 import json
 import os
 import re
-import socket
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import lm_wire
+from http_server import Exchange, HTTPServer
 from lm_replies import Answer, Body, Reply, Responder, ScriptItem, Tokens, make_answer
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or LiteLLM looks for prices on the network
@@ -53,7 +49,7 @@ class Answered:
     tokens: Tokens | None = None
 
 
-class LMServer:
+class LMServer(HTTPServer):
     """An OpenAI-compatible server on a free port of 127.0.0.1, for a `with` block.
 
     Each request gets the next serial, and its token counts, model and finish reason follow from that serial. Output
@@ -66,8 +62,13 @@ class LMServer:
     """
 
     def __init__(
-        self, respond: Responder | None = None, *, finish_reasons: Sequence[str] = ("stop", "length", "content_filter")
+        self,
+        respond: Responder | None = None,
+        *,
+        finish_reasons: Sequence[str] = ("stop", "length", "content_filter"),
+        port: int = 0,
     ) -> None:
+        super().__init__(port)
         self.answered: dict[int, Answered] = {}
         self._respond = respond
         self._finish_reasons = finish_reasons
@@ -77,28 +78,20 @@ class LMServer:
         self._serials = itertools.count(1)
         self._closing = threading.Event()
         self._lms: list[Any] = []
-        self._http = _HTTPServer(("127.0.0.1", 0), functools.partial(_Handler, self))
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def url(self) -> str:
         """What an OpenAI client calls its base URL."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
-    def __enter__(self) -> LMServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Let go of every held reply, and of the clients' connections."""
         with self._changed:
             self._closing.set()
             for hold in self._holds:
                 hold.set()
         for lm in self._lms:
             getattr(lm, "close", lambda: None)()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
     def lm(self, model: str = "openai/test-model", **kwargs: Any) -> Any:
         """A `dspy.LM` that talks to this server: no cache and no retries unless asked for.
@@ -165,113 +158,65 @@ class LMServer:
                 self._holds.add(hold)
             hold.wait(HOLD_LIMIT_S)
 
-
-class _HTTPServer(ThreadingHTTPServer):
-    """One daemon thread per connection, and `server_close` ends them: a client that keeps its connection does not."""
-
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, *args: Any) -> None:
-        self._connections: dict[threading.Thread, socket.socket] = {}
-        super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        thread = threading.Thread(target=self._serve, args=(request, client_address), daemon=True)
-        self._connections[thread] = request
-        thread.start()
-
-    def _serve(self, request: Any, client_address: Any) -> None:
-        self.process_request_thread(request, client_address)
-        self._connections.pop(threading.current_thread(), None)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that went away is no error of the server
-            super().handle_error(request, client_address)
-
-    def server_close(self) -> None:
-        super().server_close()
-        for thread, connection in list(self._connections.items()):
-            with contextlib.suppress(OSError):  # it may have been closed already
-                connection.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def __init__(self, owner: LMServer, *args: Any) -> None:
-        self.owner = owner
-        super().__init__(*args)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
-    def do_GET(self) -> None:
-        self._refuse(404, f"no such endpoint: GET {self.path}")
-
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        endpoint = self.path.removeprefix("/v1")
-        if endpoint not in ("/chat/completions", "/completions", "/responses"):
-            return self._refuse(404, f"no such endpoint: POST {self.path}")
+    def serve(self, exchange: Exchange) -> None:
+        """Answer one request. On the connection's thread."""
+        endpoint = exchange.path.removeprefix("/v1")
+        if exchange.method != "POST" or endpoint not in ("/chat/completions", "/completions", "/responses"):
+            return _refuse(exchange, 404, f"no such endpoint: {exchange.method} {exchange.path}")
         try:
-            body = json.loads(raw)
+            body = json.loads(exchange.body)
         except ValueError:
-            return self._refuse(400, "the body is no JSON")
-        answer = self.owner.take(self.path, body)
+            return _refuse(exchange, 400, "the body is no JSON")
+        answer = self.take(exchange.path, body)
         reply = answer.reply
-        self.owner.think(reply.hold, reply.delay_s)
+        self.think(reply.hold, reply.delay_s)
         if reply.status >= 400:
             headers = {} if reply.retry_after_s is None else {"Retry-After": f"{reply.retry_after_s:g}"}
             message = f"scripted error for request {answer.serial}"
-            return self._send(lm_wire.error_body(reply.status, message, reply.error_code), reply.status, headers)
+            return _send(exchange, lm_wire.error_body(reply.status, message, reply.error_code), reply.status, headers)
         if not body.get("stream"):
             make = {"/chat/completions": lm_wire.chat_body, "/completions": lm_wire.text_body}
             whole = make.get(endpoint, lm_wire.responses_body)(answer)
-            return self._send(whole, break_off=reply.break_off)
+            return _send(exchange, whole, break_off=reply.break_off)
         if endpoint == "/completions":
-            return self._refuse(400, "this server does not stream /completions")
+            return _refuse(exchange, 400, "this server does not stream /completions")
         if endpoint == "/responses":
-            return self._stream(answer, lm_wire.responses_stream(answer))
+            return self._stream(exchange, answer, lm_wire.responses_stream(answer))
         include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        return self._stream(answer, lm_wire.chat_stream(answer, include_usage=include_usage))
+        return self._stream(exchange, answer, lm_wire.chat_stream(answer, include_usage=include_usage))
 
-    def _refuse(self, status: int, message: str) -> None:
-        self._send(lm_wire.error_body(status, message), status)
-
-    def _send(
-        self, body: Body, status: int = 200, headers: Mapping[str, str] | None = None, *, break_off: bool = False
-    ) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Type": "application/json"}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if break_off else data)
-        self.close_connection = self.close_connection or break_off
-
-    def _stream(self, answer: Answer, events: Iterator[Body]) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+    def _stream(self, exchange: Exchange, answer: Answer, events: Iterator[Body]) -> None:
+        exchange.stream(200, {"Content-Type": "text/event-stream"})
         frames = list(events)
         held = answer.reply.stream_hold
         for event in frames[: len(frames) // 2] if answer.reply.break_off else frames:
-            self._write_event(json.dumps(event), event.get("type"))
+            _write_event(exchange, json.dumps(event), event.get("type"))
             if held and lm_wire.has_text(event):
-                self.owner.think(held)
+                self.think(held)
                 held = None
         if answer.reply.break_off:
-            self.close_connection = True
-            return
-        if self.path.endswith("/chat/completions"):
-            self._write_event("[DONE]")
-        self.wfile.write(b"0\r\n\r\n")
+            return exchange.hang_up()
+        if exchange.path.endswith("/chat/completions"):
+            _write_event(exchange, "[DONE]")
+        return exchange.write(b"")
 
-    def _write_event(self, data: str, name: str | None = None) -> None:
-        event = (f"event: {name}\n" if name else "") + f"data: {data}\n\n"
-        self.wfile.write(f"{len(event.encode()):x}\r\n{event}\r\n".encode())
+
+def _refuse(exchange: Exchange, status: int, message: str) -> None:
+    _send(exchange, lm_wire.error_body(status, message), status)
+
+
+def _send(
+    exchange: Exchange,
+    body: Body,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    *,
+    break_off: bool = False,
+) -> None:
+    headers = {**(headers or {}), "Content-Type": "application/json"}
+    exchange.reply(status, json.dumps(body).encode(), headers, break_off=break_off)
+
+
+def _write_event(exchange: Exchange, data: str, name: str | None = None) -> None:
+    event = (f"event: {name}\n" if name else "") + f"data: {data}\n\n"
+    exchange.write(event.encode())

@@ -31,10 +31,11 @@ class HookSpecs:
 
     @hookspec
     def span_end(self, span: Span, call: Call) -> Facts | None:
-        """Called right after the call, on its own thread, whether it returned or raised. For extractors.
+        """Called right after the call, on its own thread, whether it returned or raised: be quick, touch no network.
 
-        Return the facts that you know; don't write to the span. For each field the first extractor in the list that
-        knows it wins, and `span.sources` says which one that was.
+        Any plugin may implement it: extractors are asked first, in their order, then backends. Return the facts that
+        you know; don't write to the span. For each field the first that knows it wins, and `span.sources` says which
+        one that was. A backend gets the same span again in `emit`.
         """
 
     @hookspec
@@ -70,4 +71,4 @@ class HookSpecs:
 
 
 EXTRACTOR_HOOKS = frozenset({"span_start", "span_end"})
-BACKEND_HOOKS = frozenset({"span_start", "emit", "identify", "track_signal", "flush", "shutdown"})
+BACKEND_HOOKS = EXTRACTOR_HOOKS | frozenset({"emit", "identify", "track_signal", "flush", "shutdown"})

@@ -37,7 +37,8 @@ class Recorder:
         self._sample_rate = tracing.sample_rate
         self._content = tracing.capture == "full"
         self._on_start = [(f"{p.label}: span_start", p.hooks["span_start"]) for p in plugins if "span_start" in p.hooks]
-        self._on_end = [(f"{p.label}: span_end", p.name, p.hooks["span_end"]) for p in plugins if "span_end" in p.hooks]
+        asked = sorted(plugins, key=lambda plugin: plugin.kind == "backend")  # extractors know better
+        self._on_end = [(f"{p.label}: span_end", p.name, p.hooks["span_end"]) for p in asked if "span_end" in p.hooks]
         self._lock = Lock()
         self._sampled_out = 0
         self.listeners: list[Callable[[Span], None]] = []

@@ -8,26 +8,22 @@ with OpikServer() as server:
 
 A request that breaks the contract is answered 400, as Opik does, and stands in `refused` with the reason. On demand it
 answers with another status, hangs, or breaks the connection: `server.fail(...)`.
-
-`python tests/backends/opik_server.py --port 5173` prints what arrives.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 import opik_contract
 from opik_contract import Body, Refusal
+
+from http_server import Exchange, HTTPServer
 
 API_KEY = "opik-test-key"
 WORKSPACE = "test-workspace"
@@ -72,7 +68,7 @@ class Trace:
         return lines
 
 
-class OpikServer:
+class OpikServer(HTTPServer):
     """A server on a free port of 127.0.0.1, for a `with` block. Every connection has a daemon thread that ends with it.
 
     Args:
@@ -82,40 +78,23 @@ class OpikServer:
     """
 
     def __init__(self, api_key: str | None = API_KEY, workspace: str = WORKSPACE, port: int = 0) -> None:
+        super().__init__(port)
         self.api_key = api_key
         self.workspace = workspace
         self.requests: list[Request] = []
         self.refused: list[str] = []
         self.pings = 0
+        self.on_arrival: Callable[[str, Any], None] = lambda what, item: None
         self._records: dict[str, dict[str, Body]] = {"traces": {}, "spans": {}}
         self._scores: dict[str, list[Body]] = {"traces": [], "spans": []}
         self._troubles: list[Callable[[Request], int | Trouble | None]] = []
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._http = _HTTPServer(("127.0.0.1", port), partial(_Handler, self))
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def url(self) -> str:
         """What Opik's SDK calls its host."""
         return f"http://127.0.0.1:{self.port}/api/"
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        return int(self._http.server_address[1])
-
-    def __enter__(self) -> OpikServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        with self._changed:
-            self._changed.notify_all()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
     @contextmanager
     def fail(self, how: int | Trouble, path: str = "/private/", times: int = sys.maxsize) -> Iterator[None]:
@@ -196,6 +175,7 @@ class OpikServer:
                 answer = 204, {}
         except Refusal as refusal:
             answer = refusal.status, {"code": refusal.status, "message": str(refusal)}
+            self.on_arrival("refusal", f"{refusal.status} {request.method} {request.path}: {refusal}")
             if refusal.status != 401:
                 self.refused.append(f"{request.method} {request.path}: {refusal}")
         request.status = answer[0] if isinstance(answer[0], int) else 0
@@ -209,6 +189,9 @@ class OpikServer:
 
     def _keep(self, request: Request) -> None:
         kind = "spans" if "/spans" in request.path else "traces"
+        what = "score" if request.path.endswith("/feedback-scores") else kind.removesuffix("s")
+        for item in request.items:
+            self.on_arrival(what, item)
         if request.path.endswith("/feedback-scores"):
             self._scores[kind] += request.items
             return
@@ -221,90 +204,20 @@ class OpikServer:
         with self._changed:
             self._changed.wait_for(lambda: not self._troubles or self._closing.is_set(), HOLD_LIMIT_S)
 
+    def release(self) -> None:
+        """Let go of every connection that waits."""
+        self._closing.set()
+        with self._changed:
+            self._changed.notify_all()
 
-class _HTTPServer(ThreadingHTTPServer):
-    """One daemon thread a connection; `server_close` ends them all."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 64
-
-    def __init__(self, *args: Any) -> None:
-        self._connections: dict[threading.Thread, socket.socket] = {}
-        super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        thread = threading.Thread(target=self._serve, args=(request, client_address), daemon=True)
-        self._connections[thread] = request
-        thread.start()
-
-    def _serve(self, request: Any, client_address: Any) -> None:
-        self.process_request_thread(request, client_address)
-        self._connections.pop(threading.current_thread(), None)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-    def server_close(self) -> None:
-        super().server_close()
-        for thread, connection in list(self._connections.items()):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def __init__(self, owner: OpikServer, *args: Any) -> None:
-        self.owner = owner
-        super().__init__(*args)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
-    def _answer(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        status, body = self.owner.take(Request(self.command, self.path, headers, []), raw)
+    def serve(self, exchange: Exchange) -> None:
+        """Answer one request. On the connection's thread."""
+        status, body = self.take(Request(exchange.method, exchange.path, exchange.headers, []), exchange.body)
         if isinstance(status, str):
             if status == "hang":
-                self.owner.hold()
-            self.close_connection = True
-            return
-        data = b"" if status == 204 else json.dumps(body).encode()
-        self.send_response(status)
+                self.hold()
+            return exchange.hang_up()
+        headers = {"Content-Type": "application/json"} if status != 204 else {}
         if status == 429:
-            self.send_header("Retry-After", "0")
-        if data:
-            self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_POST = do_PUT = do_PATCH = _answer
-
-
-def main() -> None:
-    """Serve until interrupted; print each request with what was thought of it."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--port", type=int, default=5173)
-    parser.add_argument("--api-key", help="ask for this key; without it, for none")
-    parser.add_argument("--workspace", default="default")
-    arguments = parser.parse_args()
-    with OpikServer(arguments.api_key, arguments.workspace, arguments.port) as server:
-        print(f"OPIK_URL_OVERRIDE={server.url} OPIK_WORKSPACE={server.workspace}", flush=True)
-        shown = refused = 0
-        with suppress(KeyboardInterrupt):
-            while True:
-                server.wait_for(lambda server: len(server.requests) > shown, timeout_s=1e6)  # noqa: B023
-                for request in server.requests[shown:]:
-                    print(request.status, request.method, request.path, json.dumps(request.items), flush=True)
-                print(*server.refused[refused:], sep="\n", end="", flush=True)
-                shown, refused = len(server.requests), len(server.refused)
-
-
-if __name__ == "__main__":
-    main()
+            headers["Retry-After"] = "0"
+        return exchange.reply(status, b"" if status == 204 else json.dumps(body).encode(), headers)

@@ -5,26 +5,20 @@ with RaindropServer() as raindrop:
     ...
     raindrop.events, raindrop.identities, raindrop.signals, raindrop.spans   # what has arrived
     raindrop.fault(status=500)                                               # from now on
-
-`python tests/backends/raindrop_server.py --port 8080` prints what arrives, a line of JSON each.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import functools
 import json
-import socket
-import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from typing import Any
 
 import raindrop_contract as contract
 from raindrop_spans import OTLPSpan, spans_of
+
+from http_server import Exchange, HTTPServer
 
 KEY = "rk-test-not-a-secret"
 
@@ -50,13 +44,14 @@ class Fault:
     when: Callable[[bytes], bool] = lambda body: True
 
 
-class RaindropServer:
+class RaindropServer(HTTPServer):
     """Raindrop on a free port of 127.0.0.1, for a `with` block. Any number of threads may call it.
 
     `problems` has a line for everything in a request that Raindrop would refuse; such a request is answered 400.
     """
 
     def __init__(self, port: int = 0, key: str = KEY) -> None:
+        super().__init__(port)
         self.key = key
         self.requests: list[Request] = []
         self.problems: list[str] = []
@@ -68,28 +63,28 @@ class RaindropServer:
         self._fault: Fault | None = None
         self._released = threading.Event()
         self._changed = threading.Condition()
-        self._http = _HTTPServer(("127.0.0.1", port), functools.partial(_Handler, self))
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def endpoint(self) -> str:
         """What to set as `endpoint`."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1/"
+        return f"http://127.0.0.1:{self.port}/v1/"
 
     @property
     def options(self) -> dict[str, Any]:
         """`[backends.raindrop]` for this server."""
         return {"api_key": self.key, "endpoint": self.endpoint, "app_git": False}
 
-    def __enter__(self) -> RaindropServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Let go of every request that hangs."""
         self._released.set()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+
+    def serve(self, exchange: Exchange) -> None:
+        """Answer one request. On the connection's thread."""
+        status = self.answer(exchange.path, exchange.headers, exchange.body)
+        if status is None:
+            exchange.hang_up()
+        else:
+            exchange.reply(status)
 
     def fault(
         self,
@@ -138,6 +133,8 @@ class RaindropServer:
         elif problems:
             status = 400
             self.problems += [f"{path}: {problem}" for problem in problems]
+        for problem in problems:
+            self.on_arrival("refusal", f"{status} {path}: {problem}")
         self._note(Request(path, headers, body, status))
         return status
 
@@ -196,75 +193,3 @@ def _merge(known: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
-
-
-class _HTTPServer(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._connections: dict[threading.Thread, socket.socket] = {}
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        self._connections[threading.current_thread()] = request
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._connections.pop(threading.current_thread(), None)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):  # a client that went away is no error of the server
-            super().handle_error(request, client_address)
-
-    def server_close(self) -> None:
-        super().server_close()
-        for thread, connection in list(self._connections.items()):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def __init__(self, owner: RaindropServer, *args: Any) -> None:
-        self.owner = owner
-        super().__init__(*args)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        status = self.owner.answer(self.path, headers, body)
-        if status is None:
-            self.close_connection = True
-            return
-        self.send_response(status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-
-def main() -> None:
-    """Print what arrives, until interrupted."""
-    parser = argparse.ArgumentParser(description="A Raindrop that checks and prints what it gets.")
-    parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--key", default=KEY, help="the api_key that it takes")
-    arguments = parser.parse_args()
-
-    def show(kind: str, item: Any) -> None:
-        print(json.dumps({kind: asdict(item) if isinstance(item, OTLPSpan) else item}), flush=True)
-
-    with RaindropServer(arguments.port, arguments.key) as server:
-        server.on_arrival = show
-        print(f"endpoint = {server.endpoint!r}, api_key = {server.key!r}", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
-        print("\n".join(server.problems))
-
-
-if __name__ == "__main__":
-    main()

@@ -18,9 +18,8 @@ from spanhook_backends.opik.places import Places
 
 @pytest.fixture
 def case(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpikCase]:
-    """With `opik_context`, and with the program's own Opik client on the same server."""
-    extractors = ["history", "finish_reason", "opik_context"]
-    with opik_case(tracing={"extractors": extractors}) as running:
+    """With the program's own Opik client on the same server."""
+    with opik_case() as running:
         settings = options(running.opik)
         client = opik.Opik(**settings)
         before = opik.get_global_client()
@@ -174,8 +173,8 @@ def test_the_project_of_the_context_counts(case: OpikCase) -> None:
     assert {record["project_name"] for record in records} == {"context-project"}
 
 
-def test_without_the_extractor_calls_join_and_opiks_context_is_left_alone() -> None:
-    """The join needs nothing; the other way round is on request, and costs nothing otherwise."""
+def test_opiks_context_is_left_alone_on_request() -> None:
+    """With `share_context = false` calls still join what is open in Opik, and put nothing there themselves."""
     seen = []
 
     class Looking(dspy.Module):
@@ -183,7 +182,7 @@ def test_without_the_extractor_calls_join_and_opiks_context_is_left_alone() -> N
             seen.append(opik_context.get_current_span_data())
             seen.append(opik_context.get_current_trace_data())
 
-    with opik_case() as running:
+    with opik_case(share_context=False) as running:
         Looking()()
         assert running.trace().fields["name"] == "Looking"
     assert seen == [None, None]

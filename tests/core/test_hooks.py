@@ -104,6 +104,29 @@ def test_hook_span_end_after_an_error():
     assert seen == [caught.value]
 
 
+def test_hook_span_end_of_a_backend():
+    """A backend may have it too: it is asked after every extractor, those that are registered later included."""
+
+    class Both(Memory):
+        @spanhook.hookimpl
+        def span_end(self, span):
+            return {"provider": "backend", "attributes": {"ended": span.end_ns is not None}}
+
+    class Extractor:
+        @spanhook.hookimpl
+        def span_end(self):
+            return {"provider": "extractor"}
+
+    tracer, memory = traced(both=Both(), late=Extractor())
+    with tracer.span("work"):
+        pass
+    assert tracer.flush()
+    (span,) = memory.spans
+    assert span.provider == "extractor"
+    assert span.attributes == {"ended": True}
+    assert span.sources == {"provider": "late", "attributes.ended": "both"}
+
+
 def test_hook_emit():
     """Finished spans in the order in which they ended, on the backend's own thread."""
     tracer, memory = traced()

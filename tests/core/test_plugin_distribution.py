@@ -146,7 +146,7 @@ def test_the_distributions_own_tests_pass(environment):
                 'pip install "broken-missing-extra[acme_cloud]"',
             ),
         ),
-        ("extractor among backends", ("'lost_extractor'", "implements span_end", "make it an extractor")),
+        ("extractor among backends", ("'lost_extractor'", "implements no emit", "it would be an extractor")),
         ("unknown group", ("no backend named 'lost_backend' is installed", "jsonfile", "structlog")),
         ("no hooks", ("'unmarked'", "implements no hook", "@spanhook.hookimpl")),
         ("misspelt hook", ("'misspelt'", "'span_ends' is no hook", "did you mean 'span_end'?")),

@@ -39,7 +39,7 @@ class OpikBackend:
     """One Opik trace for each root call, its spans under it, and signals as feedback scores.
 
     A call inside of an Opik trace or span that the program has opened itself hangs under that. Its hooks run on the
-    backend's own thread, `span_start` on the call's.
+    backend's own thread, `span_start` and `span_end` on the call's.
     """
 
     class Options(PluginOptions):
@@ -63,6 +63,9 @@ class OpikBackend:
         log_graph: bool = False
         """Whether a trace carries a diagram of its program's modules, for Opik's graph view."""
 
+        share_context: bool = True
+        """Whether `@opik.track` and `opik_context` inside of a DSPy call find that call in Opik's context."""
+
     def __init__(self, options: Options | None = None, tracing: TracingSettings | None = None) -> None:
         options = options if options is not None else self.Options()
         self._tags = list(options.tags) or None
@@ -70,7 +73,9 @@ class OpikBackend:
         self._places = Places()
         self._graphs = Graphs() if options.log_graph else None
         self._told: Bounded[list[Any]] = Bounded(MAX_TOLD)
-        self._context = tracing is not None and context.EXTRACTOR in tracing.extractors
+        self._shares_context = options.share_context
+        if options.share_context:  # else no call of the program has to pay for this hook
+            self.span_end = context.leave
         self._traits: Bounded[Mapping[str, Any]] = Bounded(MAX_USERS)
         key = None if options.api_key is None else options.api_key.get_secret_value()
         try:
@@ -98,7 +103,7 @@ class OpikBackend:
         special = self._places.note(span)
         if special is not None and special.outer_id is not None and span.parent_id is None:
             context.tell_trace(span)
-        if self._context:
+        if self._shares_context and not context.is_passed_over(span, call):
             context.enter(span, self._places.place(span), self._project)
         if self._graphs is not None:
             self._graphs.note(span, call.instance)

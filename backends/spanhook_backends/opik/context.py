@@ -1,22 +1,21 @@
 """Spanhook's spans as the current ones in Opik's own context, so that `@opik.track` inside a DSPy call hangs under it.
 
-The backend puts a span there when it starts; the extractor `opik_context` takes it out when it ends, as only extractors
-are called then on the call's thread. Without that name in `[tracing] extractors`, nothing is put there.
+The backend puts a span there when it starts and takes it out when it ends, both on the call's thread.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import dspy
+
 from spanhook import Call, Facts, Span, hookimpl
 from spanhook_backends.opik import sdk
 from spanhook_backends.opik.ids import span_uuid
 from spanhook_backends.opik.places import MARK, Place, needs_span
 
-EXTRACTOR = "opik_context"
 SPAN_UPDATE = "opik.span"  # attributes: what the program has told Opik of its current span and trace
 TRACE_UPDATE = "opik.trace"
-_PASSED_OVER = ("adapter_format", "adapter_parse")  # no code of the program runs there
 
 
 def tell_trace(span: Span) -> None:
@@ -30,10 +29,13 @@ def tell_trace(span: Span) -> None:
         sdk.update_current_trace(metadata={"user_id": span.user_id})
 
 
+def is_passed_over(span: Span, call: Call) -> bool:
+    """Whether no code of the program runs in it that could look at Opik's context."""
+    return span.kind in ("adapter_format", "adapter_parse") or type(call.instance) is dspy.LM
+
+
 def enter(span: Span, place: Place, project_name: str) -> None:
     """Make a span that starts the current one of Opik's context."""
-    if span.kind in _PASSED_OVER:
-        return
     mark = {MARK: span.span_id}
     project_name = place.project or project_name
     if sdk.get_trace_data() is None:  # a root, or a thread of dspy.Parallel
@@ -56,35 +58,32 @@ def enter(span: Span, place: Place, project_name: str) -> None:
         )
 
 
-class OpikContext:
-    """The other half: takes a span that ends out of Opik's context.
+@hookimpl
+def leave(span: Span, call: Call) -> Facts | None:
+    """Take a span that ends out of Opik's context: the backend's `span_end`.
 
-    What the program tells Opik meanwhile, with `opik_context.update_current_span` and `update_current_trace`, becomes
-    attributes that the backend puts in their place: tags and metadata, and of the trace its thread and its scores.
+    What the program has told Opik meanwhile, with `opik_context.update_current_span` and `update_current_trace`,
+    becomes attributes that the backend puts in their place: tags and metadata, and of the trace its thread and scores.
     """
-
-    @hookimpl
-    def span_end(self, span: Span, call: Call) -> Facts | None:
-        """Leave Opik's context as it was, on the call's thread."""
-        if span.kind in _PASSED_OVER:
-            return None
-        attributes: dict[str, Any] = {}
-        own_id = span_uuid(span.span_id, span.start_ns)
-        sdk.trim_span_data_stack_to_certain_span(own_id)
-        ended = sdk.pop_span_data(ensure_id=own_id)
-        if ended is not None and (told := _told(ended)):
-            attributes[SPAN_UPDATE] = told
-        trace = sdk.get_trace_data()
-        if trace is not None and (trace.metadata or {}).get(MARK) == span.span_id:
-            sdk.pop_trace_data(ensure_id=trace.id)
-            told = _told(trace)
-            if trace.thread_id is not None:
-                told["thread_id"] = str(trace.thread_id)
-            if scores := [dict(score) for score in trace.feedback_scores or () if _is_score(score)]:
-                told["feedback_scores"] = scores
-            if told:
-                attributes[TRACE_UPDATE] = told
-        return {"attributes": attributes} if attributes else None
+    if is_passed_over(span, call):
+        return None
+    attributes: dict[str, Any] = {}
+    own_id = span_uuid(span.span_id, span.start_ns)
+    sdk.trim_span_data_stack_to_certain_span(own_id)
+    ended = sdk.pop_span_data(ensure_id=own_id)
+    if ended is not None and (told := _told(ended)):
+        attributes[SPAN_UPDATE] = told
+    trace = sdk.get_trace_data()
+    if trace is not None and (trace.metadata or {}).get(MARK) == span.span_id:
+        sdk.pop_trace_data(ensure_id=trace.id)
+        told = _told(trace)
+        if trace.thread_id is not None:
+            told["thread_id"] = str(trace.thread_id)
+        if scores := [dict(score) for score in trace.feedback_scores or () if _is_score(score)]:
+            told["feedback_scores"] = scores
+        if told:
+            attributes[TRACE_UPDATE] = told
+    return {"attributes": attributes} if attributes else None
 
 
 def _told(data: sdk.SpanData | sdk.TraceData) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import spanhook
-from spanhook_backends.opik.context import EXTRACTOR
 
 
 class OpikCallback:
@@ -32,12 +31,8 @@ class OpikCallback:
 
     def __init__(self, project_name: str | None = None, log_graph: bool = False) -> None:
         options = {"project_name": project_name, "log_graph": log_graph}
-        extractors = [*spanhook.TracingSettings().extractors, EXTRACTOR]
         self.tracer = spanhook.configure(
-            {
-                "tracing": {"instrument": "wrapped", "backends": ["opik"], "extractors": extractors},
-                "backends": {"opik": options},
-            }
+            {"tracing": {"instrument": "wrapped", "backends": ["opik"]}, "backends": {"opik": options}}
         )
 
     def flush(self, timeout_s: float = 5.0) -> bool:

@@ -18,9 +18,6 @@ from spanhook.plugins.discovery import PluginKind
 
 Hook = Callable[..., Any]
 
-ALL_HOOKS = EXTRACTOR_HOOKS | BACKEND_HOOKS
-_HOOKS: dict[PluginKind, frozenset[str]] = {"extractor": EXTRACTOR_HOOKS, "backend": BACKEND_HOOKS}
-
 
 @dataclass(slots=True, frozen=True)
 class Plugin:
@@ -68,7 +65,7 @@ def register(kind: PluginKind | None, name: str, instance: Any) -> Plugin:
         raise PluginError(f"{label}: {_explain(error)}") from error
     try:
         implementations = {c.name: c.get_hookimpls()[0] for c in manager.get_hookcallers(instance) or []}
-        hooks = {hook: _callable(hook, impl) for hook, impl in implementations.items() if hook in ALL_HOOKS}
+        hooks = {hook: _callable(hook, impl) for hook, impl in implementations.items() if hook in BACKEND_HOOKS}
         _check_marks(instance, hooks)
         kind = kind or ("backend" if hooks.keys() - EXTRACTOR_HOOKS else "extractor")
         _check_kind(kind, hooks)
@@ -113,26 +110,24 @@ def _arguments(hook: str) -> tuple[str, ...]:
 def _check_marks(instance: Any, hooks: Mapping[str, Hook]) -> None:
     """A method with a hook's name that isn't one is a mark forgotten: what it should get would be lost."""
     own = {*vars(type(instance)), *getattr(instance, "__dict__", ())} if hooks else ()
-    if forgotten := sorted((ALL_HOOKS - hooks.keys()) & set(own)):
+    if forgotten := sorted((BACKEND_HOOKS - hooks.keys()) & set(own)):
         raise PluginError(f"{', '.join(forgotten)}: not marked; put @spanhook.hookimpl above it")
 
 
 def _check_kind(kind: PluginKind, hooks: Mapping[str, Hook]) -> None:
     if not hooks:
         raise PluginError("implements no hook; mark its methods with @spanhook.hookimpl")
-    if strangers := sorted(set(hooks) - _HOOKS[kind]):
-        other = "a backend" if kind == "extractor" else "an extractor"
-        raise PluginError(
-            f"implements {', '.join(strangers)}, which {kind}s don't have; make it {other}, or two plugins"
-        )
+    if kind == "extractor" and (strangers := sorted(hooks.keys() - EXTRACTOR_HOOKS)):
+        raise PluginError(f"implements {', '.join(strangers)}, which extractors don't have; make it a backend")
     if kind == "backend" and not hooks.keys() & {"emit", "identify", "track_signal"}:
-        raise PluginError("implements no emit, identify or track_signal, so it would get nothing")
+        more = "; with span_end it would be an extractor" if "span_end" in hooks else ""
+        raise PluginError(f"implements no emit, identify or track_signal, so it would get nothing{more}")
 
 
 def _explain(error: Exception) -> str:
     text = " ".join(str(error).split())
     if found := re.search(r"unknown hook '(\w+)'", text):
-        return f"{found[1]!r} is no hook{did_you_mean(found[1], ALL_HOOKS)}"
+        return f"{found[1]!r} is no hook{did_you_mean(found[1], BACKEND_HOOKS)}"
     if found := re.search(r"hook '(\w+)'.*definition: \S+?(\(.*?\)) Argument", text):
         known = ", ".join(_arguments(found[1]))
         return f"{found[1]}{found[2]} asks for arguments that the hook doesn't have; it has {known}"
