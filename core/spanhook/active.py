@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spanhook import dspy_compat
+from spanhook.evaluations import Examples
 from spanhook.ids import is_sampled, new_trace_id, trace_id_from, uuid_of
 from spanhook.span import Call, Span
 from spanhook.totals import Totals
@@ -62,6 +63,9 @@ class OpenSpan:
     below: list[Totals] = field(
         default_factory=list, init=False
     )  # of the spans directly under this one that have ended
+
+    examples: Examples | None = field(default=None, init=False)  # of an evaluation: the calls that wait for its end
+    example_of: Examples | None = field(default=None, init=False)  # of a program's call in an evaluation
 
     def mirror_start(self, child: Span, is_dspy: bool) -> None:
         """An interaction shows what its first DSPy call was given, or where it makes none, its first own span."""

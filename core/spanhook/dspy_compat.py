@@ -282,3 +282,8 @@ def plain_form(value: Any) -> Any:
 def is_prediction(value: Any) -> bool:
     """Whether `value` is what a DSPy program returns."""
     return issubclass(type(value), dspy.Prediction)  # isinstance would ask the program's object for its class
+
+
+def is_module(value: Any) -> bool:
+    """Whether `value` is a DSPy module."""
+    return issubclass(type(value), dspy.Module)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from spanhook import dspy_compat
 from spanhook.active import SETTING, OpenSpan, innermost
 from spanhook.dspy_compat import CARRIES_CALL_ID, BaseCallback, LMRecord
+from spanhook.evaluations import Examples, as_score
 from spanhook.guard import Guard, guarded
 from spanhook.processes import forks
 from spanhook.recorder import Recorder
-from spanhook.span import Call, Kind
+from spanhook.span import Call, Kind, Span
 
 if TYPE_CHECKING:
     from spanhook.tracer import Tracer
@@ -62,6 +63,9 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
     def close(self) -> int:
         """Take no further events; returns how many calls were still running."""
         self._closed = True
+        for opened in list(self._open.values()):
+            if opened.examples is not None and opened.forks == forks():
+                opened.examples.release("the tracer was shut down before the evaluation ended")
         return sum(opened.trace.sampled and opened.forks == forks() for opened in list(self._open.values()))
 
     def _start(
@@ -113,17 +117,18 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         inputs: Mapping[str, Any],
         parent: OpenSpan | None,
         attributes: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> OpenSpan | None:
         """Start a span whose call may start threads."""
         opened = self._start(kind, type(instance).__name__, call_id, instance, inputs, parent, attributes=attributes)
         if opened is None:
-            return
+            return None
         settings = {}
         held = getattr(instance, "callbacks", None)
         if held and isinstance(held, list) and self in held and self not in (around := dspy_compat.callbacks()):
             settings["callbacks"] = [*around, self]  # a wrapped program is traced with all that it calls
         if settings or not CARRIES_CALL_ID:
             opened.activate(self.setting, call_id, **settings)
+        return opened
 
     @guarded("tracer: start of a module")
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -137,7 +142,9 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         parent = self.innermost()
         if parent is not None and (member := dspy_compat.member_name(parent.call.instance, instance)):
             attributes["dspy.member"] = member
-        self._start_parent("module", call_id, instance, _arguments(inputs), parent, attributes)
+        opened = self._start_parent("module", call_id, instance, _arguments(inputs), parent, attributes)
+        if opened is not None and parent is not None and parent.examples is not None and parent.forks == forks():
+            opened.example_of = parent.examples.of(instance)
 
     @guarded("tracer: start of an LM")
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -186,12 +193,24 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         """An evaluation begins."""
         given = {name: getattr(instance, name, None) for name in ("devset", "metric", "num_threads")}
         given.update((key, value) for key, value in inputs.items() if value is not None)
-        self._start_parent("evaluate", call_id, instance, _counted(given), self.innermost())
+        opened = self._start_parent("evaluate", call_id, instance, _counted(given), self.innermost())
+        if opened is not None and opened.trace.sampled:
+            opened.examples = Examples(inputs.get("program"), self._recorder.hand_over)
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """An evaluation is over."""
+        """An evaluation is over: now DSPy tells what each example scored."""
+        opened = self._open.get(call_id)
+        if opened is not None and opened.examples is not None:
+            self._guard.call("tracer: scores of an evaluation", self._score, opened.span, opened.examples, outputs)
         score = getattr(outputs, "score", outputs)
         self._end(call_id, {"score": score} if isinstance(score, (int, float)) else None, exception)
+
+    def _score(self, span: Span, examples: Examples, outputs: Any) -> None:
+        score = as_score(getattr(outputs, "score", None))
+        if score is not None:
+            span.attributes["score"] = score
+        for problem in examples.settle(getattr(outputs, "results", None), content=self._recorder.content):
+            self._guard.refuse("scores of an evaluation", problem)
 
     @guarded("tracer: start of a compilation")
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:

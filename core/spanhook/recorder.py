@@ -35,7 +35,7 @@ class Recorder:
         self._guard = guard
         self._deliver = deliver
         self._sample_rate = tracing.sample_rate
-        self._content = tracing.capture == "full"
+        self.content = tracing.capture == "full"
         self._on_start = [(f"{p.label}: span_start", p.hooks["span_start"]) for p in plugins if "span_start" in p.hooks]
         asked = sorted(plugins, key=lambda plugin: plugin.kind == "backend")  # extractors know better
         self._on_end = [(f"{p.label}: span_end", p.name, p.hooks["span_end"]) for p in asked if "span_end" in p.hooks]
@@ -83,7 +83,7 @@ class Recorder:
         span.model, span.provider = model, provider
         if attributes:
             span.attributes.update(attributes)
-        if self._content and call.inputs:
+        if self.content and call.inputs:
             span.inputs = self._copy(call.inputs)
         if parent is not None and parent.span.kind == "interaction":
             parent.mirror_start(span, is_dspy=call.instance is not None)
@@ -116,7 +116,7 @@ class Recorder:
         if not opened.trace.sampled:
             return
         call.outputs, call.exception = outputs, exception
-        if not self._content:
+        if not self.content:
             span.inputs = span.outputs = None
         else:
             if outputs is not None:
@@ -132,6 +132,11 @@ class Recorder:
             self._add_up(opened)
         if parent is not None and parent.span.kind == "interaction":
             parent.mirror_end(span, is_dspy=call.instance is not None)
+        if opened.example_of is None or not opened.example_of.hold(span, call.inputs, outputs):
+            self.hand_over(span)
+
+    def hand_over(self, span: Span) -> None:
+        """Pass a finished span on to delivery, and to whoever listens."""
         self._deliver(span)
         for listener in self.listeners:
             listener(span)
@@ -169,9 +174,9 @@ class Recorder:
         kind = type(exception)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         frames = traceback.StackSummary.extract(
-            traceback.walk_tb(exception.__traceback__), limit=-MAX_TRACEBACK_FRAMES, lookup_lines=self._content
+            traceback.walk_tb(exception.__traceback__), limit=-MAX_TRACEBACK_FRAMES, lookup_lines=self.content
         )
-        if not self._content:  # a line of source may hold the message
+        if not self.content:  # a line of source may hold the message
             places = (f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n' for frame in frames)
             return SpanError(name, None, "".join(places))
         message = message_of(exception)
