@@ -1,0 +1,126 @@
+"""Every span to any receiver of OpenTelemetry's protocol, with the ids that it has everywhere else."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+
+from spanhook import ConfigError, Signal, Span, TracingSettings, hookimpl
+from spanhook.guard import attempt
+from spanhook.span import Trait
+from spanhook_backends.otel.spans import Attributes, Replay, readable
+from spanhook_backends.otlp import signals
+from spanhook_backends.otlp.conventions import Names
+from spanhook_backends.otlp.convert import PREFIX, Converter, traits_of
+from spanhook_backends.otlp.delivery import Delivery
+from spanhook_backends.otlp.options import OTLPOptions, resource_of, target_of
+
+__all__ = ["OTLPBackend"]
+
+MAX_USERS = 10_000  # whose traits are remembered
+MAX_AGENTS = 10_000  # calls that ran a tool and have not ended
+
+
+class OTLPBackend:
+    """Sends spans by OTLP, or makes them again in a tracer provider of the program's.
+
+    Args:
+        options: `[backends.otlp]`.
+        tracing: `[tracing]`.
+        tracer_provider: from code: the program's own `opentelemetry.sdk.trace.TracerProvider`. Its resource, sampler,
+            limits and processors are used; the options of the connection are not. It is flushed, but never shut down.
+
+    Raises:
+        ConfigError: an `OTEL_…` variable is wrong.
+    """
+
+    Options = OTLPOptions
+
+    def __init__(
+        self,
+        options: OTLPOptions | None = None,
+        tracing: TracingSettings | None = None,
+        *,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
+        options = options if options is not None else OTLPOptions()
+        if tracer_provider is not None and not isinstance(tracer_provider, TracerProvider):
+            raise ConfigError(
+                [f"tracer_provider: must be the SDK's TracerProvider, not {type(tracer_provider).__name__}"]
+            )
+        self._names = Names(options.conventions)
+        self._converter = Converter(self._names)
+        self._places = signals.Places()
+        self._traits: OrderedDict[str, Attributes] = OrderedDict()
+        self._agents: OrderedDict[str, None] = OrderedDict()
+        self._provider = tracer_provider
+        if tracer_provider is not None:
+            self._replay = Replay(tracer_provider)
+            self._resource = tracer_provider.resource
+        else:
+            self._resource = resource_of(options, tracing.service if tracing is not None else None)
+            self._target = target_of(options)
+        self._delivery: Delivery | None = None
+        self._pid = 0
+
+    @hookimpl
+    def emit(self, spans: Sequence[Span]) -> None:
+        """Send spans. Raises RetryLater, PartlyFailed or NotDelivered."""
+        self._places.note(spans)
+        for span in spans:
+            if span.kind == "tool" and span.parent_id is not None:
+                self._agents[span.parent_id] = None
+                self._agents.move_to_end(span.parent_id)
+        while len(self._agents) > MAX_AGENTS:
+            self._agents.popitem(last=False)
+        self._send([self._readable(span) for span in spans])
+
+    @hookimpl
+    def identify(self, user_id: str, traits: Mapping[str, Trait]) -> None:
+        """Remember who a user is, for the spans that follow."""
+        self._traits[user_id] = traits_of(traits)
+        self._traits.move_to_end(user_id)
+        if len(self._traits) > MAX_USERS:
+            self._traits.popitem(last=False)
+
+    @hookimpl
+    def track_signal(self, signal: Signal) -> None:
+        """Send a user's feedback. Raises RetryLater or NotDelivered."""
+        place = self._places.of(signal.event_id)
+        self._send([signals.as_readable(signal, place, self._names, self._resource)])
+
+    @hookimpl
+    def flush(self, timeout: float) -> bool:
+        """Nothing is held here; a provider of the program's is flushed."""
+        return self._provider is None or self._provider.force_flush(int(timeout * 1000))
+
+    @hookimpl
+    def shutdown(self, timeout: float) -> bool:
+        """Let go of the connection; a provider of the program's stays."""
+        if self._delivery is not None and self._pid == os.getpid():
+            self._delivery.close()
+        self._delivery = None
+        return self.flush(timeout)
+
+    def _readable(self, span: Span) -> ReadableSpan:
+        is_agent = span.kind in ("module", "interaction") and span.span_id in self._agents
+        made, error = attempt(
+            lambda: self._converter.attributes(span, self._traits.get(span.user_id or "", {}), is_agent=is_agent)
+        )
+        content, content_error = attempt(lambda: self._converter.content(span))
+        attributes = {**(made or {}), **(content or {})}
+        if error is not None or content_error is not None:
+            attributes[f"{PREFIX}content_lost"] = True
+        return readable(span, attributes, self._resource, parent_id=span.parent_id)
+
+    def _send(self, spans: Sequence[ReadableSpan]) -> None:
+        if self._provider is not None:
+            for span in spans:
+                self._replay.run(span)
+            return
+        if self._delivery is None or self._pid != os.getpid():  # forked: the parent's connection is the parent's
+            self._delivery, self._pid = Delivery(self._target), os.getpid()
+        self._delivery.send(spans)

@@ -1,0 +1,110 @@
+"""Sending until the receiver has it: in requests that it can take, no span twice, each loss counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from spanhook import PartlyFailed, RetryLater
+from spanhook_backends.otel.http import HTTPSender
+from spanhook_backends.otlp.options import Target
+from spanhook_backends.otlp.outcomes import Outcome, of_answer
+
+REQUEST_CHARS = 2_000_000  # of the texts in one request: receivers for gRPC take 4 MiB unless told otherwise
+REQUEST_SPANS = 512
+
+
+class NotDelivered(RuntimeError):  # noqa: N818 - it reads as what happened
+    """The receiver has nothing of it, and will not take it. The message says why."""
+
+
+class Delivery:
+    """Sends on the thread that calls, one at a time, and returns when the receiver has it."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._send, self._close = _sender(target)
+        # Of a batch that is offered again: what has been settled already.
+        self._settled: set[int] = set()
+        self._failed = 0
+        self._reason = ""
+
+    def send(self, spans: Sequence[ReadableSpan]) -> None:
+        """Send a batch.
+
+        Raises:
+            RetryLater: the receiver can't take it now. Send the same batch again: what it has already is left out.
+            PartlyFailed: some of it was refused, and the rest is delivered.
+            NotDelivered: all of it was refused.
+        """
+        waiting = [span for span in spans if _id(span) not in self._settled]
+        for request in _requests(waiting):
+            self._settle(request)
+        failed, reason = self._failed, self._reason
+        self._settled, self._failed, self._reason = set(), 0, ""
+        if failed and failed >= len(spans):
+            raise NotDelivered(reason)
+        if failed:
+            raise PartlyFailed(failed, f"{failed} of {len(spans)} spans not delivered: {reason}")
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._close()
+
+    def _settle(self, spans: Sequence[ReadableSpan]) -> None:
+        made = self._send(spans)
+        if made.kind == "later":
+            raise RetryLater(made.reason, made.after_s)
+        if made.kind == "too_large" and len(spans) > 1:
+            half = len(spans) // 2
+            self._settle(spans[:half])
+            self._settle(spans[half:])
+            return
+        failed = min(made.rejected, len(spans)) if made.kind == "taken" else len(spans)
+        if failed:
+            self._failed += failed
+            self._reason = self._reason or made.reason
+        self._settled.update(_id(span) for span in spans)
+
+
+def _sender(target: Target) -> tuple[Callable[[Sequence[ReadableSpan]], Outcome], Callable[[], None]]:
+    if target.protocol == "grpc":
+        from spanhook_backends.otlp.grpc import GRPCSender  # 20 MB that HTTP does without
+
+        grpc = GRPCSender(target)
+        return grpc.send, grpc.close
+    http = HTTPSender(
+        target.endpoint,
+        target.headers,
+        target.timeout_s,
+        compression=target.compression,
+        certificate=target.certificate,
+        client_certificate=target.client_certificate,
+        client_key=target.client_key,
+    )
+    return (lambda spans: of_answer(http.send(spans), target)), http.close
+
+
+def _requests(spans: Sequence[ReadableSpan]) -> Iterator[list[ReadableSpan]]:
+    request: list[ReadableSpan] = []
+    chars = 0
+    for span in spans:
+        size = _chars(span)
+        if request and (chars + size > REQUEST_CHARS or len(request) == REQUEST_SPANS):
+            yield request
+            request, chars = [], 0
+        request.append(span)
+        chars += size
+    if request:
+        yield request
+
+
+def _id(span: ReadableSpan) -> int:
+    context = span.get_span_context()
+    return 0 if context is None else context.span_id
+
+
+def _chars(span: ReadableSpan) -> int:
+    texts = [span.attributes or {}, *(event.attributes or {} for event in span.events)]
+    return sum(len(value) for text in texts for value in text.values() if isinstance(value, str))
