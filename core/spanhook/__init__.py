@@ -11,9 +11,10 @@ from spanhook.current import add_trace_ids, current_span
 from spanhook.delivery.stats import BackendStats, Stats
 from spanhook.errors import ConfigError, InstallError, PartlyFailed, PluginError, RetryLater, SpanhookError
 from spanhook.hookspecs import hookimpl
+from spanhook.propagation import attach, inject
 from spanhook.recorder import event_id_of
 from spanhook.scopes import Interaction
-from spanhook.span import Call, Facts, Signal, Span, SpanError, Usage
+from spanhook.span import Call, Facts, RemoteParent, Signal, Span, SpanError, Usage
 from spanhook.tracer import Tracer
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "PartlyFailed",
     "PluginError",
     "PluginOptions",
+    "RemoteParent",
     "RetryLater",
     "Settings",
     "Signal",
@@ -41,8 +43,10 @@ __all__ = [
     "Usage",
     "__version__",
     "add_trace_ids",
+    "attach",
     "configure",
     "current_span",
     "event_id_of",
     "hookimpl",
+    "inject",
 ]

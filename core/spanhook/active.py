@@ -10,9 +10,10 @@ from typing import Any
 from spanhook import dspy_compat
 from spanhook.evaluations import Examples
 from spanhook.ids import is_sampled, new_trace_id, trace_id_from, uuid_of
-from spanhook.span import Call, Span
+from spanhook.span import Call, RemoteParent, Span
 from spanhook.totals import Totals
 
+REMOTE = "spanhook_remote"  # the setting in which an `Attached` stands
 SETTING = "spanhook_span_"  # and the tracer's number: two tracers in one process know nothing of each other's spans
 
 
@@ -25,6 +26,8 @@ class Trace:
     sampled: bool
     user_id: str | None = None
     convo_id: str | None = None
+    remote: RemoteParent | None = None  # the caller, of a trace that began elsewhere
+    local_root_id: str | None = None
     # One pair of clock readings for the trace: its spans stay in order whatever is done to the wall clock.
     unix_ns: int = field(default_factory=time.time_ns)
     monotonic_ns: int = field(default_factory=time.perf_counter_ns)
@@ -37,10 +40,35 @@ class Trace:
         event_id: str | None = None,
         user_id: str | None = None,
         convo_id: str | None = None,
+        remote: RemoteParent | None = None,
     ) -> Trace:
-        """A new trace; its id is the caller's event id when that is a UUIDv7."""
+        """A new trace, or the caller's. A new one's id is the program's event id when that is a UUIDv7."""
+        if remote is not None:
+            # Without an id of the caller's, each local root has its own: several may share one remote trace.
+            event_id = event_id or remote.event_id or uuid_of(new_trace_id())
+            user_id, convo_id = user_id or remote.user_id, convo_id or remote.convo_id
+            return cls(remote.trace_id, event_id, remote.sampled, user_id, convo_id, remote)
         trace_id = (event_id and trace_id_from(event_id)) or new_trace_id()
         return cls(trace_id, event_id or uuid_of(trace_id), is_sampled(trace_id, sample_rate), user_id, convo_id)
+
+
+class Attached:
+    """Stands in DSPy's settings while a caller's trace goes on: for all tracers, and in place of spans outside of it.
+
+    It is false where a span is asked for: what starts inside is a root here.
+    """
+
+    __slots__ = ("dspy_call_id", "remote")
+
+    def __init__(self, remote: RemoteParent, dspy_call_id: str | None) -> None:
+        self.remote = remote
+        self.dspy_call_id = dspy_call_id
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nothing, ()
 
 
 @dataclass(eq=False)  # no slots: what few spans need is left to the class, and costs a span nothing
@@ -93,7 +121,7 @@ class OpenSpan:
             return
         self.overrides.undo()
         around: OpenSpan | None = dspy_compat.override(self.setting)
-        if around is not None and around.span.end_ns is not None:
+        if around and around.span.end_ns is not None:
             dspy_compat.drop_override(self.setting)
 
 
@@ -107,9 +135,9 @@ def innermost(setting: str, by_call_id: Mapping[str, OpenSpan]) -> OpenSpan | No
     A DSPy call is known by its id, a span of the program's own by the override that it left. Where both are there,
     the override is the inner one exactly if the same DSPy call is still active as when it was made.
     """
-    own: OpenSpan | None = dspy_compat.override(setting)
+    own: OpenSpan | None = dspy_compat.override(setting)  # or an Attached, which is false
     call_id = dspy_compat.active_call_id()
     called = by_call_id.get(call_id) if call_id is not None else None
     if own is None or called is None:
-        return called or own
-    return own if own.dspy_call_id == call_id else called
+        return called or own or None
+    return (own if own.dspy_call_id == call_id else called) or None

@@ -16,12 +16,18 @@ def running_sources() -> Iterator[DSPySource]:
     return (c for c in dspy_compat.callbacks() if isinstance(c, DSPySource) and not c.is_closed)
 
 
-def current_span() -> Span | None:
-    """The innermost span that is open on this thread or task; None outside of any. Read it, don't change it."""
+def current_open() -> OpenSpan | None:
+    """The innermost span that is open on this thread or task, with what belongs to it."""
     here: list[OpenSpan | None] = [source.innermost() for source in running_sources()]
     here += dspy_compat.overrides_named(SETTING)  # of a tracer for wrapped programs alone
     # A context may outlive the span that was open when it was copied.
-    return next((opened.span for opened in here if opened is not None and opened.span.end_ns is None), None)
+    return next((opened for opened in here if opened and opened.span.end_ns is None), None)
+
+
+def current_span() -> Span | None:
+    """The innermost span that is open on this thread or task; None outside of any. Read it, don't change it."""
+    opened = current_open()
+    return opened.span if opened is not None else None
 
 
 def add_trace_ids(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,12 @@ _HARMLESS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
 _numbers = itertools.count()
+_sources: tuple[weakref.ref[DSPySource], ...] = ()  # replaced as a whole: other threads may be reading it
+
+
+def live_sources() -> list[DSPySource]:
+    """The callbacks of all tracers that were not shut down, whatever they trace."""
+    return [source for known in _sources if (source := known()) is not None and not source.is_closed]
 
 
 class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
@@ -37,10 +44,12 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
     def __init__(self, recorder: Recorder, guard: Guard, owner: Tracer) -> None:
         self.owner = owner
         self._recorder = recorder
-        self._guard = guard
+        self._guard = self.guard = guard
         self.setting = f"{SETTING}{next(_numbers)}"
         self._open: dict[str, OpenSpan] = {}
         self._closed = False
+        global _sources
+        _sources = (*(known for known in _sources if known() is not None), weakref.ref(self))
 
     def __copy__(self) -> DSPySource:
         return self

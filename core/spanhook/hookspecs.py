@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import pluggy
 
-from spanhook.span import Call, Facts, Signal, Span, Trait
+from spanhook.span import Call, Facts, RemoteParent, Signal, Span, Trait
 
 PROJECT = "spanhook"
 
@@ -36,6 +36,15 @@ class HookSpecs:
         Any plugin may implement it: extractors are asked first, in their order, then backends. Return the facts that
         you know; don't write to the span. For each field the first that knows it wins, and `span.sources` says which
         one that was. A backend gets the same span again in `emit`.
+        """
+
+    @hookspec
+    def trace_parent(self) -> RemoteParent | None:
+        """Called when a trace is about to begin, on the thread of its first call: be quick, touch no network.
+
+        Any plugin may implement it. Return the span of another tracing system that is open on this thread or task, for
+        the trace to go on under it, or None. The first plugin in the lists, extractors before backends, that knows
+        one wins. Where `spanhook.attach` names a caller in another trace, that counts.
         """
 
     @hookspec
@@ -70,5 +79,5 @@ class HookSpecs:
         """
 
 
-EXTRACTOR_HOOKS = frozenset({"span_start", "span_end"})
+EXTRACTOR_HOOKS = frozenset({"span_start", "span_end", "trace_parent"})
 BACKEND_HOOKS = EXTRACTOR_HOOKS | frozenset({"emit", "identify", "track_signal", "flush", "shutdown"})

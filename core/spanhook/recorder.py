@@ -6,17 +6,18 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from spanhook import dspy_compat, facts
-from spanhook.active import OpenSpan, Trace
+from spanhook.active import REMOTE, OpenSpan, Trace
 from spanhook.config import TracingSettings
 from spanhook.guard import Guard, message_of
 from spanhook.ids import new_span_id
 from spanhook.plugins.registration import Plugin
 from spanhook.processes import Lock, forks
 from spanhook.snapshot import snapshot
-from spanhook.span import Call, Kind, Span, SpanError
+from spanhook.span import Call, Kind, RemoteParent, Span, SpanError
 from spanhook.totals import Totals
 
 MAX_TRACEBACK_FRAMES = 50
@@ -39,6 +40,7 @@ class Recorder:
         self._on_start = [(f"{p.label}: span_start", p.hooks["span_start"]) for p in plugins if "span_start" in p.hooks]
         asked = sorted(plugins, key=lambda plugin: plugin.kind == "backend")  # extractors know better
         self._on_end = [(f"{p.label}: span_end", p.name, p.hooks["span_end"]) for p in asked if "span_end" in p.hooks]
+        self._on_begin = [(f"{p.label}: trace_parent", h) for p in asked if (h := p.hooks.get("trace_parent"))]
         self._lock = Lock()
         self._sampled_out = 0
         self.listeners: list[Callable[[Span], None]] = []
@@ -51,12 +53,29 @@ class Recorder:
     def begin_trace(
         self, event_id: str | None = None, user_id: str | None = None, convo_id: str | None = None
     ) -> Trace:
-        """A new trace, with its share in the sample decided."""
-        trace = Trace.begin(self._sample_rate, event_id=event_id, user_id=user_id, convo_id=convo_id)
+        """A new trace with its share in the sample decided, or the caller's where one is attached."""
+        remote = self._remote_parent()
+        trace = Trace.begin(self._sample_rate, event_id=event_id, user_id=user_id, convo_id=convo_id, remote=remote)
         if not trace.sampled:
             with self._lock:
                 self._sampled_out += 1
         return trace
+
+    def _remote_parent(self) -> RemoteParent | None:
+        """The caller that is attached here, and what other tracing systems have open here."""
+        attached = dspy_compat.override(REMOTE)
+        caller: RemoteParent | None = attached.remote if attached is not None else None
+        for place, hook in self._on_begin:
+            found = self._guard.call(place, hook)
+            if isinstance(found, RemoteParent):
+                if caller is None:
+                    return found
+                if caller.trace_id == found.trace_id:  # that span is between the caller and here
+                    return replace(caller, span_id=found.span_id, sampled=found.sampled)
+                return caller
+            if found is not None:
+                self._guard.refuse(place, f"returned {type(found).__name__}, not a spanhook.RemoteParent")
+        return caller
 
     def start(
         self,
@@ -76,7 +95,12 @@ class Recorder:
         monotonic_ns = time.perf_counter_ns()
         start_ns = trace.unix_ns + monotonic_ns - trace.monotonic_ns
         span = Span(trace.trace_id, new_span_id(), parent_id, trace.event_id, kind, name, start_ns)
-        span.user_id, span.convo_id = trace.user_id, trace.convo_id
+        span.user_id, span.convo_id, span.local_root_id = trace.user_id, trace.convo_id, trace.local_root_id
+        if parent is None:
+            span.local_root_id = trace.local_root_id = span.span_id
+            if trace.remote is not None:
+                span.parent_id = trace.remote.span_id
+                span.event_is_remote = trace.event_id == trace.remote.event_id
         opened = OpenSpan(span, call, trace, parent, monotonic_ns, forks())
         if not trace.sampled:
             return opened

@@ -22,6 +22,8 @@ SignalType = Literal["default", "feedback", "edit"]
 Sentiment = Literal["POSITIVE", "NEGATIVE"]
 Trait = str | int | float | bool
 
+_HEX = frozenset("0123456789abcdef")
+
 
 @dataclass(slots=True, frozen=True)
 class Usage:
@@ -79,6 +81,31 @@ class SpanError:
     traceback: str | None
 
 
+@dataclass(slots=True, frozen=True)
+class RemoteParent:
+    """The span of another process, or of another tracing system, under which a trace goes on here.
+
+    Raises:
+        ValueError: the ids are none of W3C Trace Context.
+    """
+
+    trace_id: str  # 32 hex digits, lower case
+    span_id: str  # 16 hex digits, lower case
+    sampled: bool = True  # whether the caller keeps the trace: then it is kept here too, and else not
+    random: bool = False  # whether the trace id is known to be random, as `traceparent` says
+    tracestate: str | None = None  # of other systems; passed on as it is
+    user_id: str | None = None
+    convo_id: str | None = None
+    event_id: str | None = None  # of the caller's interaction
+    sample_rate: float | None = None  # by which the caller has chosen the trace, where it says so
+
+    def __post_init__(self) -> None:
+        for name, value, length in (("trace_id", self.trace_id, 32), ("span_id", self.span_id, 16)):
+            digits = isinstance(value, str) and len(value) == length and set(value) <= _HEX
+            if not digits or set(value) == {"0"}:
+                raise ValueError(f"{name} must be {length} hex digits in lower case, not all zero")
+
+
 @dataclass(slots=True, eq=False)
 class Span:
     """One call: of a module, an LM, a tool, an adapter, an evaluation, a compilation, an interpreter, or your own.
@@ -87,9 +114,9 @@ class Span:
     `with tracer.span(…) as span` you may set `outputs` and `attributes` of your own span yourself.
     """
 
-    trace_id: str  # 32 hex digits, a UUIDv7
+    trace_id: str  # 32 hex digits, a UUIDv7 unless the trace began elsewhere
     span_id: str  # 16 hex digits
-    parent_id: str | None
+    parent_id: str | None  # None at the top; of a trace that began elsewhere, the local root's is a span there
     event_id: str  # names the interaction in every backend; the trace id as a UUID unless the caller chose one
     kind: Kind
     name: str
@@ -110,6 +137,18 @@ class Span:
     convo_id: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)  # field -> the extractor that gave it
+    local_root_id: str | None = None  # span_id of the span that all this is under in this process
+    event_is_remote: bool = False  # of a local root: the interaction that event_id names began in another process
+
+    @property
+    def is_local_root(self) -> bool:
+        """Whether nothing is above it in this process: with it, what this process has of the trace ends."""
+        return self.parent_id is None or self.span_id == self.local_root_id
+
+    @property
+    def local_trace_key(self) -> str:
+        """What this process has of a trace has one key: several interactions here may share a caller's trace."""
+        return self.local_root_id or self.trace_id
 
     @property
     def duration_s(self) -> float | None:

@@ -68,6 +68,24 @@ def test_hook_span_start():
         assert seen == [("custom", "custom", {"query": "q"}, None, None, []), threading.current_thread()]
 
 
+def test_hook_trace_parent():
+    """Before a trace begins, on the thread of its first call, and for no other call; the trace goes on under it."""
+    threads: list[threading.Thread] = []
+    parent = spanhook.RemoteParent("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
+
+    class Other(Memory):
+        @spanhook.hookimpl
+        def trace_parent(self):
+            threads.append(threading.current_thread())
+            return parent
+
+    tracer, _ = traced(other=Other())
+    with tracer.span("root") as root, tracer.span("below") as below:
+        assert (root.trace_id, root.parent_id) == (parent.trace_id, parent.span_id)
+        assert below.parent_id == root.span_id
+    assert threads == [threading.current_thread()]
+
+
 def test_hook_span_end():
     """After the call, on its thread, with the history of this call alone; what it returns is in the span."""
     seen: list[Any] = []

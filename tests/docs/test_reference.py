@@ -22,12 +22,15 @@ CALLABLES = {
     "event_id_of": spanhook.event_id_of,
     "current_span": spanhook.current_span,
     "add_trace_ids": spanhook.add_trace_ids,
+    "attach": spanhook.attach,
+    "inject": spanhook.inject,
     "capture_spans": spanhook.testing.capture_spans,
 }
 TABLES = (
     spanhook.Span,
     spanhook.Usage,
     spanhook.SpanError,
+    spanhook.RemoteParent,
     spanhook.Signal,
     spanhook.Call,
     spanhook.Stats,
