@@ -19,7 +19,7 @@ class HistoryExtractor:
             return None
         entry = call.history[0]
         facts: Facts = {"response_model": _response_model(entry, call)}
-        cost, usage = entry.get("cost"), read_usage(entry.get("usage"))
+        cost, usage = entry.get("cost"), read_usage(entry.get("usage"), streamed=call.streamed)
         attributes: dict[str, Any] = {}
         facts["attributes"] = attributes
         if (serving := _serving_provider(entry, span.provider)) is not None:
@@ -33,7 +33,7 @@ class HistoryExtractor:
         elif usage is not None:
             facts["usage"] = usage
             facts["cost_usd"] = cost
-        elif cost:  # without usage a cost of zero only says that nothing was counted
+        elif cost and not call.streamed:  # without usage, zero says that nothing was counted; of a stream, it is a guess
             facts["cost_usd"] = cost
         return facts
 

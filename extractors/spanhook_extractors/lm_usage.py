@@ -21,7 +21,8 @@ class LMUsageExtractor:
         by_model: Any = call.lm_usage if call.kind == "lm" else _of_prediction(call.outputs)
         if not isinstance(by_model, Mapping):
             return None
-        usages = {str(model): usage for model, counted in by_model.items() if (usage := read_usage(counted))}
+        read = {str(model): read_usage(counted, streamed=call.streamed) for model, counted in by_model.items()}
+        usages = {model: usage for model, usage in read.items() if usage}
         if not usages:
             return None
         attributes = {"usage_by_model": {model: usage.to_dict() for model, usage in usages.items()}}

@@ -8,13 +8,14 @@ from typing import Any
 from spanhook import Usage
 
 
-def read_usage(source: Any) -> Usage | None:
+def read_usage(source: Any, *, streamed: bool = False) -> Usage | None:
     """The counts that `source`, a mapping or an object, reports; None if it reports none.
 
     Knows LiteLLM's and OpenAI's chat names, those of OpenAI's responses API, and Anthropic's for its prompt cache.
 
     LiteLLM writes zeros where the provider said nothing, and no real call has neither input nor output: all zeros are
-    no report.
+    no report. Of a stream without usage some of its releases count the text themselves, and have nothing to count the
+    prompt by: `streamed` output without input is an estimate, and no report either.
     """
     if not source or isinstance(source, (str, bytes, int, float)):
         return None
@@ -32,6 +33,8 @@ def read_usage(source: Any) -> Usage | None:
         audio_input_tokens=_count(into, "audio_tokens"),
         audio_output_tokens=_count(out_of, "audio_tokens"),
     )
+    if streamed and not usage.input_tokens:
+        return None
     return usage if usage.input_tokens or usage.output_tokens or any(usage.to_dict().values()) else None
 
 
