@@ -10,7 +10,7 @@ from spanhook_extractors.usage_dicts import member
 
 
 class FinishReasonExtractor:
-    """The finish reason as the provider or DSPy's engine words it; the responses API's in the words of the chat API.
+    """The finish reason as the provider words it; the responses API's and DSPy's own in the words of the chat API.
 
     Several completions (`n > 1`) have one where they agree; all of them are in the attribute `finish_reasons`.
     """
@@ -35,7 +35,7 @@ def finish_reasons(response: Any) -> Iterable[str]:
     for answer in answers:
         reason = member(answer, "finish_reason")
         if isinstance(reason, str):
-            yield reason
+            yield "tool_calls" if reason == "tool_call" else reason  # the second is DSPy's own engine's word
             continue
         choices = member(answer, "choices") or ()
         yield from (reason for choice in choices if isinstance(reason := member(choice, "finish_reason"), str))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spanhook import Call, Facts, Span, hookimpl
+from spanhook import Call, Facts, Span, Usage, hookimpl
 from spanhook_extractors.usage_dicts import member, read_usage
 
 
@@ -19,7 +19,7 @@ class HistoryExtractor:
             return None
         entry = call.history[0]
         facts: Facts = {"response_model": _response_model(entry, call)}
-        cost, usage = entry.get("cost"), read_usage(entry.get("usage"), streamed=call.streamed)
+        cost, usage = entry.get("cost"), _usage(entry, call)
         attributes: dict[str, Any] = {}
         facts["attributes"] = attributes
         if (serving := _serving_provider(entry, span.provider)) is not None:
@@ -33,9 +33,17 @@ class HistoryExtractor:
         elif usage is not None:
             facts["usage"] = usage
             facts["cost_usd"] = cost
-        elif cost and not call.streamed:  # without usage, zero says that nothing was counted; of a stream, it is a guess
+        elif cost and not call.streamed:  # else a cost without usage is zero, or priced by an estimate
             facts["cost_usd"] = cost
         return facts
+
+
+def _usage(entry: Mapping[str, Any], call: Call) -> Usage | None:
+    """What the call used; None where one of several answers reported nothing, for then DSPy's sum is not whole."""
+    answers = entry.get("response")
+    if isinstance(answers, tuple) and not all(_native_usage(answer) for answer in answers):
+        return None
+    return read_usage(entry.get("usage"), streamed=call.streamed)
 
 
 def _is_cache_hit(entry: Mapping[str, Any], lm: Any) -> bool | None:
@@ -81,8 +89,13 @@ def _reported_cost(entry: Mapping[str, Any]) -> float | None:
 
 
 def _response_model(entry: Mapping[str, Any], call: Call) -> str | None:
-    """The model that the answer names; of a streamed answer DSPy repeats the one that was asked for instead."""
-    named = entry.get("response_model")
+    """The model that the answer names, or that several answers agree on.
+
+    Of an answer that LiteLLM streamed DSPy repeats the one that was asked for instead.
+    """
+    named, response = entry.get("response_model"), entry.get("response")
+    if isinstance(response, tuple) and len({member(answer, "model") for answer in response}) > 1:
+        return None
     if call.streamed:
-        named = member(member(entry.get("response"), "provider_data"), "model")
+        named = member(member(response, "provider_data"), "model")
     return named if isinstance(named, str) and named else None

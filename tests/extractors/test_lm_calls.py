@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ from typing import Any
 import dspy
 import pytest
 
-from exact import ENGINES, HAS_ENGINES, HAS_MCP, assert_exact, lm_spans
+from exact import ENGINES, assert_exact, lm_spans
 from lm_server import LMServer, Reply
 from programs import Answerer
 from spanhook.testing import capture_spans
@@ -80,56 +79,6 @@ def test_usage_is_exact_with_history_off(server: LMServer, engine: str, off: dic
     assert prediction.get_lm_usage()["openai/test-model"]["prompt_tokens"] == sent.prompt
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_several_completions(server: LMServer, engine: str) -> None:
-    """n=3: the usage of all of them; the finish reasons one by one, and one for the span where they agree."""
-    with capture_spans() as spans:
-        outputs = server.lm(engine=engine)("hello", n=3)
-    (span,) = spans
-    assert len(outputs) == 3
-    sent = [answered.tokens for answered in server.answered.values() if answered.tokens is not None]
-    assert span.usage is not None
-    assert span.usage.input_tokens == sum(tokens.prompt for tokens in sent)
-    assert span.usage.output_tokens == sum(tokens.completion for tokens in sent)
-    reasons = span.attributes["finish_reasons"]
-    assert len(reasons) == 3
-    assert span.finish_reason == (reasons[0] if len(set(reasons)) == 1 else None)
-
-
-def test_text_completions(server: LMServer) -> None:
-    """`model_type="text"`: exact as well."""
-    with capture_spans() as spans:
-        server.lm(model_type="text")("hello")
-    (span,) = spans
-    assert_exact(span, server.answer_to(span.outputs[0]))
-
-
-@pytest.mark.parametrize("engine", [e for e in ENGINES if e == "lm15" or HAS_MCP])
-@pytest.mark.parametrize("reason", ["stop", "length"])
-def test_responses(server: LMServer, engine: str, reason: str) -> None:
-    """`model_type="responses"`: counts in its own names, and the finish reason from its status."""
-    server.script([Reply(content="hi", finish_reason=reason)])
-    with capture_spans() as spans:
-        server.lm(model_type="responses", engine=engine)("hello")
-    (span,) = spans
-    sent = server.answered[1].tokens
-    assert sent is not None
-    assert span.usage is not None
-    assert (span.usage.input_tokens, span.usage.output_tokens) == (sent.prompt, sent.completion)
-    assert (span.usage.cached_input_tokens, span.usage.reasoning_output_tokens) == (sent.cached, sent.reasoning)
-    assert span.finish_reason == reason
-
-
-def test_two_models_in_one_program(server: LMServer) -> None:
-    """A predictor with an LM of its own is traced with the model that ran."""
-    with dspy.context(lm=server.lm()), capture_spans() as spans:
-        program = Answerer()
-        program.respond.lm = server.lm(model="openai/pinned")
-        program(question="Why?")
-        Answerer()(question="Why?")
-    assert [span.model for span in lm_spans(spans)] == ["openai/pinned", "openai/test-model"]
-
-
 def test_a_failed_call_has_no_tokens_of_an_earlier_one(server: LMServer) -> None:
     """The same prompt, first answered and then refused: the failed span knows nothing."""
     lm = server.lm()
@@ -190,32 +139,6 @@ def test_nothing_of_the_recorder_stays_in_a_history(server: LMServer) -> None:
         assert dspy.settings.caller_modules in (None, [])
     assert len(lm.history) == 3
     assert len(program.history) == 3
-
-
-def test_streamed_calls_have_their_numbers(server: LMServer) -> None:
-    """dspy.streamify over the native engine: tokens and finish reason of each of several programs at once."""
-    if not HAS_ENGINES:
-        pytest.skip("LiteLLM is asked for the usage of a stream only with track_usage")
-
-    async def consume() -> None:
-        program = dspy.streamify(dspy.Predict("question -> answer"))
-
-        async def one() -> None:
-            async for _ in program(question="Why?"):
-                pass
-
-        await asyncio.gather(*(one() for _ in range(8)))
-
-    with dspy.context(lm=server.lm(engine="lm15")), capture_spans() as spans:
-        asyncio.run(consume())
-    calls = lm_spans(spans)
-    assert len(calls) == 8
-    for span in calls:
-        answered = server.answer_to(span.outputs[0])
-        assert answered.tokens is not None
-        assert span.usage is not None
-        assert span.usage.input_tokens == answered.tokens.prompt
-        assert span.finish_reason == answered.finish_reason
 
 
 def _completion(text: str) -> Any:

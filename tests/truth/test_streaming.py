@@ -48,7 +48,7 @@ async def consume(program: Any, **inputs: Any) -> list[Any]:
 @pytest.mark.parametrize("listened", [False, True], ids=["chunks", "listeners"])
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_several_streams_at_once(server: LMServer, engine: str, listened: bool, is_async: bool) -> None:
-    """16 programs of one loop with the same prompt: tokens, cost, finish reason of each, and a time to its first chunk."""
+    """16 programs of one loop with the same prompt: the numbers of each, and a time to its first chunk."""
 
     async def many() -> None:
         programs = [streamified(listened=listened, is_async=is_async) for _ in range(16)]
@@ -239,7 +239,7 @@ class Stopped:
 @engines
 @pytest.mark.parametrize("way", ["break", "cancel"])
 def test_a_consumer_that_stops_early(server: LMServer, engine: str, way: str) -> None:
-    """`break` and `aclose`, or a cancelled task: every span ends as cancelled, and no tokens are told of half an answer."""
+    """`break` and `aclose`, or a cancelled task: every span ends as cancelled, and half an answer has no tokens."""
     spans = Stopped(server, engine).run(way, is_async=True)
     ended = [span for span in spans if span.kind in ("module", "lm")]
     assert [span.name for span in ended] == ["LM", "Predict", "Answerer"]
