@@ -101,7 +101,7 @@ class OpikBackend:
     def span_start(self, span: Span, call: Call) -> None:
         """Note where the span belongs, on its call's thread."""
         special = self._places.note(span)
-        if special is not None and special.outer_id is not None and span.parent_id is None:
+        if special is not None and special.outer_id is not None and span.is_local_root:
             context.tell_trace(span)
         if self._shares_context and not context.is_passed_over(span, call):
             context.enter(span, self._places.place(span), self._project)
@@ -119,8 +119,8 @@ class OpikBackend:
         below: list[dict[str, Any]] = []
         for span in spans:
             self._convert(span, traces, below)
-        for trace_id in {span.trace_id for span in spans}:
-            if (running := self._places.running(trace_id)) is not None:
+        for key in {span.local_trace_key for span in spans}:
+            if (running := self._places.running(key)) is not None:
                 project = running.place.project or self._project
                 traces.append({**payloads.running_arguments(running), "project_name": project, "tags": self._tags})
         if not sdk.is_tracing_active():  # the user has switched Opik off, with OPIK_TRACK_DISABLE or in code
@@ -138,7 +138,7 @@ class OpikBackend:
 
     def _convert(self, span: Span, traces: list[dict[str, Any]], below: list[dict[str, Any]]) -> None:
         place = self._places.take(span)
-        is_root = span.parent_id is None
+        is_root = span.is_local_root
         more = self._graphs.take(span) if self._graphs is not None else {}
         if is_root:
             more.update(self._common)

@@ -41,18 +41,18 @@ class Graphs:
         if span.kind not in ("module", "lm") or instance is None:
             return
         diagram = None
-        if span.kind == "module" and span.trace_id not in self._diagrams:
+        if span.kind == "module" and span.local_trace_key not in self._diagrams:
             diagram = mermaid(instance)
         with self._lock:
             self._nodes.put(span.span_id, node_id(instance))
             if diagram is not None:
-                self._diagrams.put(span.trace_id, diagram)
+                self._diagrams.put(span.local_trace_key, diagram)
 
     def take(self, span: Span) -> dict[str, Any]:
         """The metadata that Opik looks for; what was noted is forgotten."""
         with self._lock:
             node = self._nodes.pop(span.span_id, None)
-            diagram = self._diagrams.pop(span.trace_id, None) if span.parent_id is None else None
+            diagram = self._diagrams.pop(span.local_trace_key, None) if span.is_local_root else None
         metadata: dict[str, Any] = {} if node is None else {"_opik": {"graph_node_id": node}}
         if diagram is not None:
             metadata["_opik_graph_definition"] = {"format": "mermaid", "data": diagram}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from spanhook import Span
 from spanhook_backends.opik import sdk
 from spanhook_backends.opik.bounded import Bounded
-from spanhook_backends.opik.ids import span_uuid, trace_id_of, trace_uuid
+from spanhook_backends.opik.ids import remote_trace_uuid, span_uuid, trace_id_of, trace_uuid
 
 MAX_OPEN = 50_000  # spans that run; one that is dropped on its way never comes to be forgotten
 MAX_EVENTS = 10_000  # events whose id does not name their trace
@@ -52,7 +52,20 @@ class Running:
 
 def needs_span(span: Span) -> bool:
     """Whether a span is one in Opik too: a root is the trace there, with a span for what a trace can't hold."""
-    return span.parent_id is not None or span.kind in ("lm", "tool")
+    return not span.is_local_root or span.kind in ("lm", "tool")
+
+
+def _remote(span: Span) -> Place:
+    """The place of a local root whose trace began elsewhere.
+
+    Where a caller of ours has begun the interaction, the trace in Opik is the caller's to tell of. The span above can't
+    be named: Opik's id of it needs the time of its start, which only the caller knows.
+    """
+    trace_id = remote_trace_uuid(span.trace_id, span.event_id, span.start_ns)
+    if span.event_is_remote and trace_id is not None:
+        return Place(trace_id)
+    own = trace_id_of(span.event_id) or span_uuid(span.span_id, span.start_ns)
+    return Place(own, is_trace=True)
 
 
 class Places:
@@ -75,12 +88,12 @@ class Places:
 
     def note(self, span: Span) -> Place | None:
         """A span starts, on its call's thread. Its place, where Spanhook's tree alone doesn't say it."""
-        special = self._joined(span)
-        parent_id = span.parent_id
+        is_root, parent_id = span.is_local_root, span.parent_id
+        special = self._joined(span) or (_remote(span) if is_root and parent_id is not None else None)
         with self._lock:
-            if special is None and parent_id is not None and (above := self._special.get(parent_id)) is not None:
+            if special is None and not is_root and (above := self._special.get(parent_id or "")) is not None:
                 special = self._under(span, above)
-            if special is None and parent_id is None and (project := sdk.get_context_project_name()) is not None:
+            if special is None and is_root and (project := sdk.get_context_project_name()) is not None:
                 special = Place(trace_uuid(span.trace_id), is_trace=True, project=project)
             if special is not None:
                 self._special.put(span.span_id, special)
@@ -88,9 +101,9 @@ class Places:
             self._starts.put(span.span_id, _TRACE_ONLY if trace_only else span.start_ns)
             if special is not None or span.event_id.replace("-", "") != span.trace_id:
                 self._note_event(span, special)
-            if parent_id is None and (special is None or special.is_trace):
+            if is_root and (special is None or special.is_trace):
                 place = special or Place(trace_uuid(span.trace_id), is_trace=True)
-                self._running.put(span.trace_id, Running(span.name, span.start_ns, place, span.convo_id))
+                self._running.put(span.local_trace_key, Running(span.name, span.start_ns, place, span.convo_id))
         return special
 
     def place(self, span: Span) -> Place:
@@ -104,16 +117,16 @@ class Places:
             place = self._special.pop(span.span_id, None) or self._under(span, None)
             self._starts.pop(span.span_id, None)
             if place.is_trace:
-                self._running.pop(span.trace_id, None)
+                self._running.pop(span.local_trace_key, None)
         return place
 
-    def running(self, trace_id: str) -> Running | None:
+    def running(self, key: str) -> Running | None:
         """A trace that has run for a while, to be shown before it ends; None if there is none, or it was given."""
         with self._lock:
-            found = self._running.get(trace_id)
+            found = self._running.get(key)
             if found is None or time.time_ns() - found.start_ns < SHOW_AFTER_S * 1e9:
                 return None
-            return self._running.pop(trace_id)
+            return self._running.pop(key)
 
     def of_event(self, event_id: str) -> Place | None:
         """Where the interaction of this id is; None if the id says nothing and was not seen here of late."""
@@ -154,5 +167,5 @@ class Places:
 
     def _note_event(self, span: Span, special: Place | None) -> None:
         """Remember where an event is whose id doesn't lead there."""
-        if span.parent_id is None or span.kind == "interaction":
+        if span.is_local_root or span.kind == "interaction":
             self._events.put(span.event_id, special or Place(trace_uuid(span.trace_id)))

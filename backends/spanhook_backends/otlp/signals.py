@@ -44,8 +44,8 @@ class Places:
         """Remember where these spans' interactions are."""
         for span in spans:
             known = self._places.get(span.event_id)
-            if span.parent_id is None or known is None:
-                root_id = span.span_id if span.parent_id is None else None
+            if span.is_local_root or known is None:
+                root_id = span.span_id if span.is_local_root else None
                 self._places[span.event_id] = Place(span.trace_id, root_id, span.user_id, span.convo_id)
                 self._places.move_to_end(span.event_id)
         while len(self._places) > MAX_REMEMBERED:

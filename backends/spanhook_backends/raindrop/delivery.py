@@ -51,7 +51,7 @@ class Delivery:
     def emit(self, spans: Sequence[Span]) -> None:
         """Take in spans that have ended; send the events of the traces that ended with them, and their calls."""
         done = self._traces.add(spans)
-        calls = [call for trace in done for call in trace.take_calls(event_name(trace.root, self._options))]
+        calls = [call for trace in done for call in trace.take_calls(self._event_name(trace))]
         if self._traces.has_late_or_many_calls():
             calls += self._traces.take_calls()
         self._send(done, calls)
@@ -114,7 +114,13 @@ class Delivery:
         if problems:
             raise NotDelivered("; ".join(problems))
 
+    def _event_name(self, trace: Trace) -> str | None:
+        is_remote = trace.root is not None and trace.root.event_is_remote
+        return None if is_remote else event_name(trace.root, self._options)
+
     def _item(self, trace: Trace) -> Item | None:
+        if trace.root is not None and trace.root.event_is_remote:
+            return None  # the process in which the interaction began sends its event
         span = trace.root or trace.outermost
         arguments = None if span is None else event_of(trace, self._options, self._ids.of(span.event_id))
         if arguments is None:

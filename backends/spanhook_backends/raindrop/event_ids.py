@@ -22,7 +22,9 @@ class EventIds:
 
     def choose(self, span: Span) -> None:
         """Give a trace its id when its root starts: on the program's thread. Raises what its function raises."""
-        if span.parent_id is None and span.kind != "interaction" and self._own is not None:
+        if self._own is None or span.kind == "interaction":
+            return
+        if span.is_local_root and not span.event_is_remote:
             made = self._own() if callable(self._own) else self._own
             if made:
                 self._by_shared[span.event_id] = str(made)

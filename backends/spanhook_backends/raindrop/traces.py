@@ -25,7 +25,7 @@ class TracedCall(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Trace:
-    """A trace. `root` is None as long as it runs."""
+    """A trace, as far as it is in this process. `root` is None as long as it runs."""
 
     root: Span | None = None
     outermost: Span | None = None  # above the span that ended first
@@ -42,7 +42,7 @@ class Trace:
     def add(self, span: Span, *, keep_calls: bool) -> None:
         """Take in a span that has ended."""
         self.parents[span.span_id] = span.parent_id
-        if span.parent_id is None:
+        if span.is_local_root:
             self.root = span
         if self.outermost is None or span.span_id == self.outermost.parent_id:
             self.outermost = span
@@ -101,17 +101,18 @@ class Traces:
         """Take in spans; returns the traces that ended with them. One without a root ended for lack of room."""
         done: list[Trace] = []
         for span in spans:
-            trace = self._running.get(span.trace_id)
+            key = span.local_trace_key
+            trace = self._running.get(key)
             if trace is None:
-                if span.trace_id in self._ended:  # its event is on its way already
+                if key in self._ended:  # its event is on its way already
                     if self._keep_calls and span.kind in CALL_KINDS:
                         self._late.append(span)
                     continue
-                trace = self._running[span.trace_id] = Trace()
+                trace = self._running[key] = Trace()
             trace.add(span, keep_calls=self._keep_calls)
             self._held += 1
-            if span.parent_id is None:
-                done.append(self._end(span.trace_id))
+            if span.is_local_root:
+                done.append(self._end(key))
         while self._held > MAX_HELD:
             done.append(self._end(next(iter(self._running))))
         return done
@@ -130,12 +131,12 @@ class Traces:
 
     def end_all(self) -> list[Trace]:
         """The traces that run, as they are now: their roots will not come any more."""
-        return [self._end(trace_id) for trace_id in list(self._running)]
+        return [self._end(key) for key in list(self._running)]
 
-    def _end(self, trace_id: str) -> Trace:
-        trace = self._running.pop(trace_id)
+    def _end(self, key: str) -> Trace:
+        trace = self._running.pop(key)
         self._held -= len(trace.parents)
-        self._ended[trace_id] = None
+        self._ended[key] = None
         if len(self._ended) > MAX_ENDED:
             del self._ended[next(iter(self._ended))]
         return trace

@@ -39,7 +39,7 @@ class Layout:
         tops = self._nest(group.spans)
         if not tops:
             return Text()
-        root = next((node for node in tops if node.span.parent_id is None), None)
+        root = next((node for node in tops if node.span.is_local_root), None)
         below = [node for node in tops if node is not root]
         lines = list(self._header(group, root, tops))
         if root is not None:
@@ -59,7 +59,7 @@ class Layout:
             if parent in nodes:
                 nodes[parent].children.append(node)
             else:
-                node.is_orphan = parent is not None
+                node.is_orphan = not node.span.is_local_root
                 tops.append(node)
         return tops
 

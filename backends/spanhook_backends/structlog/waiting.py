@@ -17,12 +17,13 @@ State = Literal["complete", "incomplete", "late"]
 
 @dataclass(slots=True)
 class Group:
-    """Spans of one trace that are shown together.
+    """Spans of one trace, as far as it is in this process, that are shown together.
 
     `state` is "incomplete" where the root has not ended and "late" where it was shown before. `continued`: other spans
     of the trace were shown before and are not repeated here.
     """
 
+    key: str
     trace_id: str
     state: State = "incomplete"
     continued: bool = False
@@ -44,16 +45,16 @@ class Waiting:
         ready: list[Group] = []
         late: dict[str, Group] = {}
         for span in spans:
-            if self._shown.get(span.trace_id) == "complete":
-                late.setdefault(span.trace_id, Group(span.trace_id, "late")).spans.append(slim(span))
+            key = span.local_trace_key
+            if self._shown.get(key) == "complete":
+                late.setdefault(key, Group(key, span.trace_id, "late")).spans.append(slim(span))
                 continue
-            group = self._groups.get(span.trace_id)
+            group = self._groups.get(key)
             if group is None:
-                continued = span.trace_id in self._shown
-                group = self._groups[span.trace_id] = Group(span.trace_id, continued=continued)
+                group = self._groups[key] = Group(key, span.trace_id, continued=key in self._shown)
             group.spans.append(slim(span))
             self._count += 1
-            if span.parent_id is None:
+            if span.is_local_root:
                 ready.append(self._close(group, "complete"))
             elif self._count > self._limit:
                 oldest = self._close(next(iter(self._groups.values())), "incomplete")
@@ -74,10 +75,10 @@ class Waiting:
 
     def _close(self, group: Group, state: State) -> Group:
         group.state = state
-        del self._groups[group.trace_id]
+        del self._groups[group.key]
         self._count -= len(group.spans)
-        self._shown.pop(group.trace_id, None)
-        self._shown[group.trace_id] = state
+        self._shown.pop(group.key, None)
+        self._shown[group.key] = state
         if len(self._shown) > MAX_REMEMBERED:
             del self._shown[next(iter(self._shown))]
         return group
