@@ -66,8 +66,14 @@ class DeliverySettings(PluginOptions):
     queue_spans: int = Field(default=20_000, ge=1)
     """How many items may wait for one backend; beyond it they are dropped, counted and reported."""
 
+    queue_bytes: int = Field(default=64_000_000, ge=1)
+    """How many bytes of content may wait for one backend, about."""
+
     batch_spans: int = Field(default=512, ge=1)
     """The most spans in one call of a backend's `emit`."""
+
+    batch_bytes: int = Field(default=4_000_000, ge=1)
+    """The most bytes of content in one call of a backend's `emit`, about; one span that is larger goes alone."""
 
     interval_s: float = Field(default=0.2, gt=0, le=60)
     """How long a finished span may wait for others to share a batch with, in seconds."""

@@ -57,3 +57,11 @@ class Barrier:
 
 
 Item = Span | Identity | Signal
+
+
+@dataclass(slots=True, frozen=True)
+class Entry:
+    """An item in the queues; the backends' queues share it."""
+
+    item: Item
+    bytes: int

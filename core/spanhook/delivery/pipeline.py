@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from spanhook.config import DeliverySettings
-from spanhook.delivery.items import Barrier, Item
+from spanhook.delivery.items import Barrier, Entry, Item
+from spanhook.delivery.sizes import size_of
 from spanhook.delivery.stats import BackendStats
 from spanhook.delivery.worker import Worker, join
 from spanhook.guard import Guard
@@ -30,6 +31,7 @@ class Pipeline:
     ) -> None:
         self._workers = {plugin.name: Worker(plugin, settings, guard) for plugin in backends}
         self._limit = settings.queue_spans
+        self._many = settings.queue_spans - settings.queue_spans // 4
         self._interval_s = settings.interval_s
         self._finish = finish
         self._guard = guard
@@ -55,10 +57,13 @@ class Pipeline:
 
     def put(self, item: Item) -> bool:
         """Accept an item, on the program's thread. False if it was dropped: the queue is full, or shut down."""
-        if self._closed or len(self._intake) >= self._limit:
+        waiting = len(self._intake)
+        if self._closed or waiting >= self._limit:
             self._drop("shut_down" if self._closed else "queue_full")
             return False
         self._intake.append(item)
+        if waiting >= self._many and not self._hurry.is_set():
+            self._hurry.set()  # don't let it fill up while the intake thread waits for a batch to gather
         if not self._wakeup.is_set():
             self._wakeup.set()
         return self._thread is not None or self._start() or self._give_up()
@@ -171,8 +176,9 @@ class Pipeline:
             else:
                 if isinstance(item, Span):
                     self._finish(item)
+                entry = Entry(item, size_of(item))
                 for worker in self._workers.values():
-                    worker.put(item)
+                    worker.put(entry)
             self._intake.popleft()  # only now: until then it counts as queued
         for worker in self._workers.values():
             worker.wake()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from spanhook.config import DeliverySettings
-from spanhook.delivery.items import Barrier, Identity, Item
+from spanhook.delivery.items import Barrier, Entry, Identity
 from spanhook.delivery.outage import Outage, Pause
+from spanhook.delivery.queue import Queue
 from spanhook.delivery.stats import BackendStats
 from spanhook.errors import PartlyFailed, RetryLater
 from spanhook.guard import Guard, warn
@@ -26,18 +27,16 @@ class Worker:
     def __init__(self, plugin: Plugin, settings: DeliverySettings, guard: Guard) -> None:
         self.name = plugin.name
         self._plugin = plugin
-        self._limit = settings.queue_spans
-        self._batch_spans = settings.batch_spans
+        self._settings = settings
         self._guard = guard
         self.reset()
 
     def reset(self) -> None:
         """Start anew with an empty queue and no thread, as a forked process has to."""
-        self._queue: deque[Item | Barrier] = deque()
-        self._waiting = 0  # items in it
+        self._queue = Queue(self._settings)
+        self._lock = self._queue.lock
         self._in_flight = 0
         self._wakeup = threading.Event()
-        self._lock = threading.RLock()  # the garbage collector and signal handlers may end up here again
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._lost = 0
@@ -51,28 +50,28 @@ class Worker:
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def put(self, item: Item) -> None:
+    def put(self, entry: Entry) -> None:
         """Queue an item; drop and count it when the queue is full. Called by the intake thread only.
 
         What a backend has no hook for is nothing to it, and is not counted.
         """
-        hook = "emit" if isinstance(item, Span) else "identify" if isinstance(item, Identity) else "track_signal"
-        if hook not in self._plugin.hooks:
+        if _hook_of(entry) not in self._plugin.hooks:
             return
-        if self._closed or self._waiting >= self._limit:
-            self.drop("shut_down" if self._closed else "queue_full")
+        if self._closed:
+            self.drop("shut_down")
             return
         with self._lock:
-            self._counts["accepted"] += 1
-            self._waiting += 1
-            self._queue.append(item)
+            if self._queue.put(entry):
+                self._counts["accepted"] += 1
+                return
+        self.drop("queue_full")
 
     def put_barrier(self, barrier: Barrier) -> None:
         """Queue a mark; it takes no room from the items."""
         if self._closed:
             barrier.answer(self.is_done())
             return
-        self._queue.append(barrier)
+        self._queue.put_barrier(barrier)
         if barrier.closing:
             self._last = barrier
             self._closing.set()
@@ -120,7 +119,7 @@ class Worker:
     def is_done(self) -> bool:
         """Whether nothing is left to do, and nothing was lost that no barrier has told of."""
         with self._lock:
-            return not self._waiting and not self._in_flight and self._lost == self._lost_told
+            return not self._queue.waiting and not self._in_flight and self._lost == self._lost_told
 
     def stats(self) -> BackendStats:
         """The counts of this moment."""
@@ -128,7 +127,7 @@ class Worker:
             return BackendStats(
                 accepted=self._counts["accepted"],
                 delivered=self._counts["delivered"],
-                queued=self._waiting + self._in_flight,
+                queued=self._queue.waiting + self._in_flight,
                 failed=self._counts["failed"],
                 dropped=dict(self._dropped),
             )
@@ -141,35 +140,26 @@ class Worker:
                 self._step()
 
     def _step(self) -> None:
-        first = self._queue[0]
-        if isinstance(first, Barrier):
-            self._queue.popleft()
-            self._reach(first)
-        elif isinstance(first, Span):
-            spans = self._take_spans()
-            self._deliver("emit", len(spans), spans)
-        else:
-            with self._lock:
-                self._queue.popleft()
-                self._waiting, self._in_flight = self._waiting - 1, 1
-            if isinstance(first, Identity):
-                self._deliver("identify", 1, first.user_id, first.traits)
-            else:
-                self._deliver("track_signal", 1, first)
-
-    def _take_spans(self) -> Sequence[Span]:
-        spans: list[Span] = []
         with self._lock:
-            while self._queue and len(spans) < self._batch_spans and isinstance(self._queue[0], Span):
-                spans.append(self._queue.popleft())  # type: ignore[arg-type]
-            self._waiting, self._in_flight = self._waiting - len(spans), len(spans)
-        return spans
+            taken = self._queue.take()
+            if not isinstance(taken, Barrier):
+                self._in_flight = len(taken)
+        if isinstance(taken, Barrier):
+            self._reach(taken)
+        elif taken:
+            self._deliver(taken)
 
-    def _deliver(self, hook: str, count: int, *arguments: Any) -> None:
+    def _deliver(self, batch: Sequence[Entry]) -> None:
         """Offer a batch until the backend takes it or refuses it. When the tracer closes it is offered once more."""
+        hook, first = _hook_of(batch[0]), batch[0].item
+        arguments: tuple[Any, ...] = (first,)
+        if isinstance(first, Span):
+            arguments = ([entry.item for entry in batch],)
+        elif isinstance(first, Identity):
+            arguments = (first.user_id, first.traits)
         while not self._gave_up:
             last = self._last
-            pause = self._offer(hook, count, *arguments)
+            pause = self._offer(hook, len(batch), *arguments)
             if pause is None:
                 return
             if last is None:
@@ -179,8 +169,8 @@ class Worker:
             else:
                 self._gave_up = True
         with self._lock:
-            self._dropped["not_reachable"] += count
-            self._lost += count
+            self._dropped["not_reachable"] += len(batch)
+            self._lost += len(batch)
             self._in_flight = 0
 
     def _offer(self, hook: str, count: int, *arguments: Any) -> Pause | None:
@@ -222,6 +212,11 @@ class Worker:
         if barrier.closing:
             self._closed = True
         barrier.answer(delivered)
+
+
+def _hook_of(entry: Entry) -> str:
+    item = entry.item
+    return "emit" if isinstance(item, Span) else "identify" if isinstance(item, Identity) else "track_signal"
 
 
 def join(thread: threading.Thread | None, timeout_s: float) -> None:

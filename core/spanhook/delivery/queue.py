@@ -1,0 +1,69 @@
+"""What waits for one backend, in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from spanhook.config import DeliverySettings
+from spanhook.delivery.items import Barrier, Entry
+from spanhook.span import Span
+
+
+class Queue:
+    """Items and marks in order, bounded by the number of items and by their bytes.
+
+    The intake thread puts in, the backend's thread takes out. `lock` guards it, and the worker's counts with it; it is
+    re-entrant, as the garbage collector and signal handlers may end up here again.
+    """
+
+    def __init__(self, settings: DeliverySettings) -> None:
+        self.lock = threading.RLock()
+        self.waiting = 0  # items
+        self.bytes = 0
+        self._max_items = settings.queue_spans
+        self._max_bytes = settings.queue_bytes
+        self._batch_spans = settings.batch_spans
+        self._batch_bytes = settings.batch_bytes
+        self._items: deque[Entry | Barrier] = deque()
+
+    def __len__(self) -> int:
+        """Items and marks."""
+        return len(self._items)
+
+    def put(self, entry: Entry) -> bool:
+        """Add an item, under the lock; False if there is no room. An empty queue has room for anything."""
+        if self.waiting and (self.waiting >= self._max_items or self.bytes + entry.bytes > self._max_bytes):
+            return False
+        self._items.append(entry)
+        self.waiting += 1
+        self.bytes += entry.bytes
+        return True
+
+    def put_barrier(self, barrier: Barrier) -> None:
+        """Add a mark; it takes no room from the items."""
+        self._items.append(barrier)
+
+    def take(self) -> Barrier | Sequence[Entry]:
+        """The next mark, or the next batch, under the lock: spans up to the batch's bounds, or one of another kind."""
+        batch: list[Entry] = []
+        size = 0
+        while self._items:
+            first = self._items[0]
+            if isinstance(first, Barrier):
+                if batch:
+                    break
+                self._items.popleft()
+                return first
+            is_full = len(batch) >= self._batch_spans or size + first.bytes > self._batch_bytes
+            if batch and (is_full or not isinstance(first.item, Span)):
+                break
+            self._items.popleft()
+            batch.append(first)
+            size += first.bytes
+            if not isinstance(first.item, Span):
+                break
+        self.waiting -= len(batch)
+        self.bytes -= size
+        return batch

@@ -1,0 +1,73 @@
+"""Queues and batches are bounded by what the spans hold, too, not by their number alone."""
+
+from __future__ import annotations
+
+import json
+
+from doubles import WAIT_S, Gate, Memory, one_span, tracer_of, wait_for
+from spanhook import BackendStats, Signal, Tracer
+from spanhook.delivery.items import Identity
+from spanhook.delivery.sizes import size_of
+
+
+def big_span(tracer: Tracer, name: str, chars: int) -> None:
+    with tracer.span(name, pages=["x" * (chars // 2)] * 2):
+        pass
+
+
+def test_a_batch_has_so_many_bytes_at_most():
+    """The spans keep their order; one that is larger than a batch goes alone."""
+    memory = Memory()
+    tracer = tracer_of(memory, delivery={"batch_bytes": 10_000, "interval_s": 60})
+    for name, chars in [("a", 4_000), ("b", 4_000), ("c", 4_000), ("huge", 50_000), ("d", 10), ("e", 10)]:
+        big_span(tracer, name, chars)
+    assert tracer.flush(WAIT_S)
+    batches = [[span.name for span in item] for hook, item in memory.calls if hook == "emit"]
+    assert batches == [["a", "b"], ["c"], ["huge"], ["d", "e"]]
+
+
+def test_a_queue_has_so_many_bytes_at_most():
+    """Beyond them it drops and counts; small spans still find room, and an empty queue takes anything."""
+    gate = Gate()
+    memory = Memory(gate)
+    tracer = tracer_of(memory, delivery={"queue_bytes": 10_000, "batch_spans": 1})
+    one_span(tracer, "in hand")
+    assert tracer.flush(0) is False
+    assert gate.reached.wait(WAIT_S)
+    for name, chars in [("a", 6_000), ("no room", 6_000), ("b", 10), ("no room", 60_000)]:
+        big_span(tracer, name, chars)
+    assert tracer.flush(0) is False
+    wait_for(lambda: tracer.stats().backends["a"].dropped)
+    wait_for(lambda: sum(tracer.stats().backends["a"].dropped.values()) == 2)
+    gate.open()
+    assert tracer.flush(WAIT_S) is False
+    big_span(tracer, "alone", 60_000)
+    assert tracer.flush(WAIT_S) is True
+    assert [span.name for span in memory.spans] == ["in hand", "a", "b", "alone"]
+    assert tracer.stats().backends["a"] == BackendStats(accepted=6, delivered=4, dropped={"queue_full": 2})
+
+
+def test_a_burst_does_not_fill_the_intake_while_it_waits_for_a_batch():
+    """However long the interval: a program that makes spans faster than that loses none."""
+    memory = Memory()
+    tracer = tracer_of(memory, delivery={"queue_spans": 100, "interval_s": 60})
+    for number in range(75):
+        tracer.identify(f"{number}")
+    assert not memory.identities
+    tracer.identify("75")
+    wait_for(lambda: len(memory.identities) == 76)
+
+
+def test_sizes_are_about_those_of_the_content():
+    """Of spans, signals and identities; within a factor that suffices for a bound."""
+    memory = Memory()
+    tracer = tracer_of(memory)
+    with tracer.span("work", question="x" * 10_000, numbers=list(range(500)), deep={"a": {"b": "y" * 10_000}}) as span:
+        span.outputs = {"answer": "z" * 10_000}
+        span.attributes["note"] = "w" * 10_000
+    assert tracer.flush(WAIT_S)
+    (finished,) = memory.spans
+    written = len(json.dumps(finished.to_dict()))
+    assert written / 2 < size_of(finished) < written * 2
+    assert 10_000 < size_of(Signal("e", "edit", after="a" * 10_000)) < 20_000
+    assert 10_000 < size_of(Identity("u", {"bio": "a" * 10_000})) < 20_000
