@@ -9,7 +9,15 @@ from spanhook.config import DeliverySettings, PluginOptions, Settings, TracingSe
 from spanhook.configuring import configure
 from spanhook.current import add_trace_ids, current_span
 from spanhook.delivery.stats import BackendStats, Stats
-from spanhook.errors import ConfigError, InstallError, PartlyFailed, PluginError, RetryLater, SpanhookError
+from spanhook.errors import (
+    BudgetExceededError,
+    ConfigError,
+    InstallError,
+    PartlyFailed,
+    PluginError,
+    RetryLater,
+    SpanhookError,
+)
 from spanhook.hookspecs import hookimpl
 from spanhook.propagation import attach, inject
 from spanhook.recorder import event_id_of
@@ -21,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendStats",
+    "BudgetExceededError",
     "Call",
     "ConfigError",
     "DeliverySettings",

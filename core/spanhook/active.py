@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spanhook import dspy_compat
+from spanhook.budgets import Ledger
 from spanhook.evaluations import Examples
 from spanhook.ids import is_sampled, new_trace_id, trace_id_from, uuid_of
 from spanhook.span import Call, RemoteParent, Span
@@ -28,6 +29,8 @@ class Trace:
     convo_id: str | None = None
     remote: RemoteParent | None = None  # the caller, of a trace that began elsewhere
     local_root_id: str | None = None
+    ledgers: tuple[Ledger, ...] = ()  # of the interactions around, the outer ones first
+    counted: bool = False  # whether tokens and cost are counted where the trace is not sampled
     # One pair of clock readings for the trace: its spans stay in order whatever is done to the wall clock.
     unix_ns: int = field(default_factory=time.time_ns)
     monotonic_ns: int = field(default_factory=time.perf_counter_ns)

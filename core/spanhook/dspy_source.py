@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from spanhook import dspy_compat
+from spanhook import budgets, dspy_compat
 from spanhook.active import SETTING, OpenSpan, innermost
 from spanhook.dspy_compat import CARRIES_CALL_ID, BaseCallback, LMRecord
 from spanhook.evaluations import Examples, as_score
@@ -158,6 +158,9 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
     @guarded("tracer: start of an LM")
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A language model's call begins; from here on DSPy's own record of it is ours to read."""
+        parent = self.innermost()
+        if parent is not None and parent.trace.ledgers and not self._closed:
+            budgets.check(parent.trace.ledgers)
         arguments = dspy_compat.lm_arguments(_arguments(inputs))
         opened = self._start(
             "lm",
@@ -165,11 +168,11 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
             call_id,
             instance,
             {key: value for key, value in arguments.items() if value is not None and not _is_secret(key)},
-            self.innermost(),
+            parent,
             *dspy_compat.lm_identity(instance),
             dspy_compat.lm_parameters(instance, arguments),
         )
-        if opened is not None and opened.trace.sampled:
+        if opened is not None and (opened.trace.sampled or opened.trace.counted):
             opened.record = LMRecord()
 
     @guarded("tracer: start of a tool")

@@ -1,11 +1,12 @@
 """Every exception that Spanhook raises, and those by which a backend's hooks tell what became of a batch.
 
 SpanhookError
-├── ConfigError       the configuration is wrong: all its problems at once
+├── ConfigError         the configuration is wrong: all its problems at once
 ├── PluginError       a plugin object can't be registered
-├── InstallError      the tracer can't be put into DSPy's settings here
-├── RetryLater        raised by a backend: not taken now, offer the same again
-└── PartlyFailed      raised by a backend: taken, but for some of it
+├── InstallError        the tracer can't be put into DSPy's settings here
+├── BudgetExceededError an interaction's calls cost more than it allowed, and it asked to be stopped
+├── RetryLater          raised by a backend: not taken now, offer the same again
+└── PartlyFailed        raised by a backend: taken, but for some of it
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class PluginError(SpanhookError):
 
 class InstallError(SpanhookError):
     """DSPy refuses the tracer's callback in this thread or task."""
+
+
+class BudgetExceededError(SpanhookError):
+    """An interaction with `over_budget="raise"` was stopped: its LM calls had cost more than its `budget_usd`."""
 
 
 class RetryLater(SpanhookError):  # noqa: N818 - it reads as what to do

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, get_args
 
+from spanhook.budgets import OverBudget
 from spanhook.delivery.items import Identity
 from spanhook.snapshot import snapshot, trim
 from spanhook.span import Kind, Sentiment, Signal, SignalType
 
 SIGNAL_TYPES: tuple[str, ...] = get_args(SignalType)
 SENTIMENTS: tuple[str, ...] = get_args(Sentiment)
+OVER_BUDGET: tuple[str, ...] = get_args(OverBudget)
 KINDS: tuple[str, ...] = get_args(Kind)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -38,6 +40,27 @@ def checked_properties(properties: Any) -> None:
     """
     if not (isinstance(properties, Mapping) and all(isinstance(name, str) for name in properties)):
         raise ValueError(f"properties must be a dict with strings as keys, not {_shown(properties)}")
+
+
+def checked_budget(budget_usd: Any) -> None:
+    """Check that it can be an amount of money, or None.
+
+    Raises:
+        ValueError: it can't.
+    """
+    is_number = isinstance(budget_usd, (int, float)) and not isinstance(budget_usd, bool)
+    if budget_usd is not None and not (is_number and 0 <= budget_usd <= sys.float_info.max):
+        raise ValueError(f"budget_usd must be a finite number of US dollars, 0 or more, not {_shown(budget_usd)}")
+
+
+def checked_over_budget(over_budget: Any) -> None:
+    """Check that it is one of the two.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if over_budget not in OVER_BUDGET:
+        raise ValueError(f"over_budget must be one of {', '.join(OVER_BUDGET)}, not {_shown(over_budget)}")
 
 
 def checked_kind(kind: Any) -> None:

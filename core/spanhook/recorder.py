@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from spanhook import dspy_compat, facts
+from spanhook import budgets, dspy_compat, facts
 from spanhook.active import REMOTE, OpenSpan, Trace
 from spanhook.config import TracingSettings
 from spanhook.guard import Guard, message_of
@@ -102,9 +102,9 @@ class Recorder:
                 span.parent_id = trace.remote.span_id
                 span.event_is_remote = trace.event_id == trace.remote.event_id
         opened = OpenSpan(span, call, trace, parent, monotonic_ns, forks())
+        span.model, span.provider = model, provider
         if not trace.sampled:
             return opened
-        span.model, span.provider = model, provider
         if attributes:
             span.attributes.update(attributes)
         if self.content and call.inputs:
@@ -138,6 +138,8 @@ class Recorder:
         if dspy_compat.is_prediction(outputs):
             self._guard.call("remembering a prediction", remember_event, outputs, span.event_id)
         if not opened.trace.sampled:
+            if opened.trace.counted:
+                self._count(opened, outputs, exception)
             return
         call.outputs, call.exception = outputs, exception
         if not self.content:
@@ -164,6 +166,17 @@ class Recorder:
         self._deliver(span)
         for listener in self.listeners:
             listener(span)
+
+    def _count(self, opened: OpenSpan, outputs: Any, exception: BaseException | None) -> None:
+        """Tokens and cost alone, of a call whose span goes nowhere."""
+        span, call = opened.span, opened.call
+        if span.kind == "lm":
+            call.outputs, call.exception = outputs, exception
+            if exception is not None:
+                span.error = SpanError(type(exception).__name__, None, None)
+            self._extract(span, call)
+        if opened.below or span.kind == "lm":
+            self._add_up(opened)
 
     def release(self, opened: OpenSpan) -> None:
         """Take back what a call has changed in DSPy's settings of its context."""
@@ -193,6 +206,8 @@ class Recorder:
             return
         if opened.parent is not None and opened.parent.span.end_ns is None:
             opened.parent.below.append(totals)
+        if span.kind == "lm" and opened.trace.ledgers:
+            budgets.charge(opened, totals)
 
     def _error(self, exception: BaseException) -> SpanError:
         kind = type(exception)

@@ -9,13 +9,14 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-from spanhook import dspy_compat
+from spanhook import budgets, dspy_compat
 from spanhook.active import OpenSpan
+from spanhook.budgets import Ledger, OverBudget
 from spanhook.dspy_source import DSPySource
 from spanhook.guard import Guard
 from spanhook.ids import new_span_id, new_trace_id, uuid_of
 from spanhook.recorder import Recorder
-from spanhook.span import Call, Kind, Span
+from spanhook.span import Call, Kind, Span, Usage
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,6 +59,9 @@ class SpanScope(_Scope):
         self._outputs: Any = None
 
     def __enter__(self) -> Span:
+        around = self._source.innermost() if self._kind == "lm" else None
+        if around is not None and not self._source.is_closed:
+            budgets.check(around.trace.ledgers)
         call = Call(self._kind, None, self._inputs)
         span = self._start(lambda parent: self._recorder.start(self._kind, self._name, call, parent))
         self._span = span if span is not None else _detached(self._kind, self._name)
@@ -125,6 +129,8 @@ class Interaction(_Scope):
         event: str | None,
         event_id: str | None,
         properties: Mapping[str, Any],
+        budget_usd: float | None,
+        over_budget: OverBudget,
     ) -> None:
         super().__init__(recorder, source, guard)
         outer = source.innermost()
@@ -137,6 +143,9 @@ class Interaction(_Scope):
                 user_id=user_id or outer.trace.user_id,
                 convo_id=convo_id or outer.trace.convo_id,
             )
+        self._ledger = Ledger(self._trace.event_id, budget_usd, over_budget)
+        self._trace.ledgers = (*self._trace.ledgers, self._ledger)
+        self._trace.counted = self._trace.counted or budget_usd is not None
         self._name = event or "interaction"
         self._properties = properties
         self.inputs: Any = None
@@ -152,19 +161,47 @@ class Interaction(_Scope):
         """The id of its trace, 32 hex digits."""
         return self._trace.trace_id
 
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens of its LM calls that have ended so far, while it runs and after.
+
+        None where one of them reported none, and before the first has ended. An LM that calls others counts when it
+        has ended itself.
+        """
+        by_model = self._ledger.usage_by_model
+        return Usage.sum(by_model.values()) if by_model else None
+
+    @property
+    def usage_by_model(self) -> Mapping[str, Usage] | None:
+        """The same for each model; None where a call reported none."""
+        return self._ledger.usage_by_model
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What its LM calls that have ended so far have cost.
+
+        None where the cost of one of them is unknown, and before the first has ended.
+        """
+        return self._ledger.cost_usd
+
     def __enter__(self) -> Interaction:
-        self._start(self._open)
+        self._ledger.span = self._start(self._open)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stop(self.outputs, error, inputs=self.inputs)
+        exceeded = budgets.exceeded(error, self._ledger)
+        self._stop(self.outputs, exceeded or error, inputs=self.inputs)
+        if exceeded is not None:
+            raise exceeded from error
 
     def _open(self, parent: OpenSpan | None) -> OpenSpan:
         if parent is not None and parent.trace.trace_id != self._trace.trace_id:
             parent = None  # it was made in one place and entered in another
         attributes = {f"properties.{name}": value for name, value in self._properties.items()}
+        if self._ledger.budget_usd is not None:
+            attributes["budget_usd"] = self._ledger.budget_usd
         call = Call("interaction", None, {})
         return self._recorder.start("interaction", self._name, call, parent, self._trace, attributes=attributes)
 

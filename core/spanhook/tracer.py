@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from spanhook import dspy_compat, feedback
+from spanhook.budgets import OverBudget
 from spanhook.config import Settings
 from spanhook.delivery.pipeline import Pipeline
 from spanhook.delivery.stats import Stats
@@ -55,6 +56,8 @@ class Tracer:
         event: str | None = None,
         properties: Mapping[str, Any] | None = None,
         event_id: str | Callable[[], str] | None = None,
+        budget_usd: float | None = None,
+        over_budget: OverBudget = "warn",
     ) -> Interaction:
         """What a user does once: `with tracer.interaction(user_id="u1") as interaction:`.
 
@@ -67,9 +70,13 @@ class Tracer:
             event: what it is called, "chat" for example; the root span's name.
             properties: whatever else is to be known of it, as strings, numbers and booleans by name.
             event_id: your own id, or a function that makes one. By default the trace id as a UUIDv7.
+            budget_usd: what its LM calls may cost, as far as their cost is known. Passing it is logged, once.
+            over_budget: "raise" also stops the program at its next LM call after that: the block then ends with
+                `BudgetExceededError`. It is the one thing that a tracer does to a program, so it has to be asked for.
 
         Raises:
-            ValueError: a blank id, only with `strict = true`; otherwise it is logged, counted and left out.
+            ValueError: a blank id or a wrong budget, only with `strict = true`; otherwise it is logged, counted and
+                left out.
         """
         self._check_installed(here=True)
         if callable(event_id):
@@ -85,6 +92,8 @@ class Tracer:
             event=self._checked("event", event),
             event_id=self._checked("event_id", event_id),
             properties=self._checked_properties(properties),
+            budget_usd=budget_usd if self._is_right(budget_usd, feedback.checked_budget) else None,
+            over_budget=over_budget if self._is_right(over_budget, feedback.checked_over_budget) else "warn",
         )
 
     def span(self, name: str, /, kind: Kind = "custom", **inputs: Any) -> SpanScope:
@@ -228,6 +237,9 @@ class Tracer:
         """An interaction's id if it can be one; None where it was rejected, or not given."""
         given = value is not None and self._accepts("interaction", lambda: feedback.checked_id(value, what))
         return value if given else None
+
+    def _is_right(self, value: Any, check: Callable[[Any], None]) -> bool:
+        return self._accepts("interaction", lambda: check(value))
 
     def _checked_properties(self, properties: Mapping[str, Any] | None) -> Mapping[str, Any]:
         given = properties is not None and self._accepts("interaction", lambda: feedback.checked_properties(properties))
