@@ -5,7 +5,7 @@ with tracer.interaction(user_id="u1") as interaction:
     program(question="…")
 """
 
-from spanhook.config import DeliverySettings, PluginOptions, Settings, TracingSettings
+from spanhook.config import DeliverySettings, PluginOptions, RedactSettings, Settings, TracingSettings
 from spanhook.configuring import configure
 from spanhook.current import add_trace_ids, current_span
 from spanhook.delivery.stats import BackendStats, Stats
@@ -39,6 +39,7 @@ __all__ = [
     "PartlyFailed",
     "PluginError",
     "PluginOptions",
+    "RedactSettings",
     "RemoteParent",
     "RetryLater",
     "Settings",

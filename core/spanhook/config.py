@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+import regex
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "SPANHOOK_"
@@ -20,6 +22,22 @@ def _split(value: Any) -> Any:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
+def _one(value: Any) -> Any:
+    """An environment variable holds one pattern, for a comma may be part of it."""
+    return [value] if isinstance(value, str) else value
+
+
+def _checked_pattern(pattern: str) -> str:
+    try:
+        compiled = regex.compile(pattern)
+    except regex.error as error:
+        raise PydanticCustomError("pattern", "{why}", {"why": f"no valid regular expression: {error}"}) from None
+    if compiled.match("", timeout=1.0):
+        raise PydanticCustomError("pattern", "it matches the empty text, and so would match everywhere")
+    return pattern
+
+
+Patterns = Annotated[list[Annotated[str, AfterValidator(_checked_pattern)]], BeforeValidator(_one), NoDecode]
 Names = Annotated[list[str], BeforeValidator(_split), NoDecode]
 
 
@@ -82,11 +100,25 @@ class DeliverySettings(PluginOptions):
     """How long `shutdown` may take when the interpreter exits, in seconds."""
 
 
+class RedactSettings(PluginOptions):
+    """`[redact]`: what no backend may see."""
+
+    enabled: bool = True
+    """False: texts go out as they are, secrets too."""
+
+    patterns: Patterns = Field(default=[])
+    """Regular expressions beside the ones that are known; what they match is replaced by `[redacted]`."""
+
+    fields: Names = Field(default=[])
+    """Names beside the ones that are known: what such a field, argument or header holds is replaced, at any depth."""
+
+
 class Sections(PluginOptions):
     """The sections of `tracing.toml`."""
 
     tracing: TracingSettings = TracingSettings()
     delivery: DeliverySettings = DeliverySettings()
+    redact: RedactSettings = RedactSettings()
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict, repr=False)
     """Options by backend: `[backends.NAME]`. They may hold secrets, so they are never printed."""
     extractors: dict[str, dict[str, Any]] = Field(default_factory=dict, repr=False)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from spanhook.secret_patterns import redacted
 from spanhook.snapshot import snapshot
 from spanhook.span import USAGE_FIELDS, Facts, Span, Usage
 
@@ -29,7 +30,9 @@ def apply(span: Span, facts: Facts | None, source: str) -> list[str]:
         check, allowed = _CHECKS.get(name, (None, ""))
         if check is None:
             known = ", ".join(_CHECKS)
-            refused.append(f"{str(name)[:100]!r} is no field that an extractor can give (known: {known}, attributes)")
+            refused.append(
+                f"{redacted(str(name))[:100]!r} is no field that an extractor can give (known: {known}, attributes)"
+            )
         elif not check(value):
             # Without the value: each kind of mistake is one line in the log.
             refused.append(f"{name} must be {allowed}; this {type(value).__name__} can't be used")

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from spanhook.budgets import OverBudget
 from spanhook.delivery.items import Identity
+from spanhook.secret_patterns import redacted
 from spanhook.snapshot import snapshot, trim
 from spanhook.span import Kind, Sentiment, Signal, SignalType
 
@@ -155,4 +156,8 @@ def _valid(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return repr(value)[:100] if type(value) in (str, int, float, bool, type(None)) else f"a {type(value).__name__}"
+    return (
+        redacted(repr(value))[:100]
+        if type(value) in (str, int, float, bool, type(None))
+        else f"a {type(value).__name__}"
+    )

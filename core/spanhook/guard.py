@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from spanhook.processes import Lock
+from spanhook.secret_patterns import redacted
 
 logger = logging.getLogger("spanhook")
 
@@ -56,7 +57,7 @@ class Guard:
         if self._count(f"{place}: {type(error).__name__}"):
             # Without exc_info: a log record that holds a traceback would keep the program's frames alive.
             warn("%s failed; the program goes on (logged once): %s", place, located(error))
-            attempt(lambda: logger.debug("%s", "".join(traceback.format_exception(error))))
+            attempt(lambda: logger.debug("%s", redacted("".join(traceback.format_exception(error)))))
 
     def refuse(self, place: str, reason: str) -> None:
         """Count a value that can't be used; log the first of its kind."""
@@ -114,15 +115,23 @@ class _Shield:
 
 
 def warn(message: str, *arguments: object) -> None:
-    """Log a warning; a log handler of the program's that raises must not turn it into the program's problem."""
-    attempt(lambda: logger.warning(message, *arguments))
+    """Log a warning, without the secrets in it that are known by their look.
+
+    A log handler of the program's that raises must not turn it into the program's problem.
+    """
+
+    def log() -> None:
+        shown = [argument if isinstance(argument, int) else redacted(str(argument)) for argument in arguments]
+        logger.warning(message, *shown)
+
+    attempt(log)
 
 
 def describe(error: BaseException) -> str:
-    """`Type: message`, on one line, even for an exception whose `__str__` raises."""
+    """`Type: message`, on one line and without secrets, even for an exception whose `__str__` raises."""
     message = message_of(error)
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return " ".join(text.split())[:500]
+    return redacted(" ".join(text.split()))[:500]  # in this order: half a key is not known as one
 
 
 def located(error: BaseException) -> str:

@@ -48,6 +48,14 @@ class HookSpecs:
         """
 
     @hookspec
+    def redact(self, span: Span) -> None:
+        """Called once for each finished span, on the intake thread, before any backend sees it.
+
+        Any plugin may implement it. It is the one hook that may change a span: take out of it what must not leave the
+        process. If it raises, the span goes out without its content. Spanhook's own redaction follows.
+        """
+
+    @hookspec
     def emit(self, spans: Sequence[Span]) -> None:
         """Called with a batch of finished spans, on the backend's own thread. Several traces may be mixed in it.
 
@@ -79,5 +87,5 @@ class HookSpecs:
         """
 
 
-EXTRACTOR_HOOKS = frozenset({"span_start", "span_end", "trace_parent"})
+EXTRACTOR_HOOKS = frozenset({"span_start", "span_end", "trace_parent", "redact"})
 BACKEND_HOOKS = EXTRACTOR_HOOKS | frozenset({"emit", "identify", "track_signal", "flush", "shutdown"})

@@ -189,8 +189,14 @@ def trim(value: Any, max_text_chars: int) -> Any:
     return value
 
 
-def trim_text(text: str, max_chars: int) -> str:
-    """At most `max_chars` characters of `text` and a mark for the rest; valid Unicode."""
-    if len(text) > max_chars:
-        text = f"{text[:max_chars]}… [{len(text) - max_chars} more characters]"
+def trim_text(text: str, max_chars: int, *, beyond: int = 0) -> str:
+    """At most `max_chars` characters of `text` and a mark for the rest; valid Unicode.
+
+    Args:
+        text: the text, or its beginning.
+        max_chars: how much of it may stay.
+        beyond: how many characters of it were left out already.
+    """
+    if len(text) > max_chars or beyond:
+        text = f"{text[:max_chars]}… [{max(0, len(text) - max_chars) + beyond} more characters]"
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -22,6 +22,7 @@ from spanhook.guard import Guard, warn
 from spanhook.plugins.registration import Plugin
 from spanhook.processes import Lock, call_at_exit
 from spanhook.recorder import Recorder
+from spanhook.redaction import Redactor
 from spanhook.scopes import Interaction, SpanScope
 from spanhook.span import Kind, Sentiment, SignalType, Span, Trait
 
@@ -43,7 +44,8 @@ class Tracer:
         self._lock = Lock()
         self._closed = False
         backends = [plugin for plugin in plugins if plugin.kind == "backend"]
-        self._finish = Finisher(settings.tracing.max_text_chars, self._guard)
+        redact = [(f"{p.label}: redact", p.hooks["redact"]) for p in plugins if "redact" in p.hooks]
+        self._finish = Finisher(settings.tracing.max_text_chars, self._guard, Redactor(settings.redact), redact)
         self._pipeline = Pipeline(backends, settings.delivery, self._finish, self._guard)
         self._recorder = Recorder(settings.tracing, plugins, self._guard, self._pipeline.put)
         self._source = DSPySource(self._recorder, self._guard, self)

@@ -11,7 +11,8 @@ import spanhook
 from doubles import Memory
 
 TRACING = "backends, capture, enabled, extractors, instrument, max_text_chars, sample_rate, service, strict"
-SECTIONS = "SPANHOOK_CONFIG, SPANHOOK_TRACING__…, SPANHOOK_DELIVERY__…, SPANHOOK_BACKENDS__…, SPANHOOK_EXTRACTORS__…"
+NAMES = ("TRACING", "DELIVERY", "REDACT", "BACKENDS", "EXTRACTORS")
+SECTIONS = ", ".join(["SPANHOOK_CONFIG", *(f"SPANHOOK_{name}__…" for name in NAMES)])
 MALFORMED = (
     "this ${ begins no reference (write ${NAME} or ${NAME:-default} without braces inside, or $${ for the text itself)"
 )
@@ -75,7 +76,7 @@ def test_a_file_that_is_no_toml(problems_of, data, problem):
     [
         ("[tracng]\nservice='x'", "tracng: unknown section (did you mean 'tracing'?)"),
         ("[Tracing]\nservice='x'", "Tracing: unknown section (did you mean 'tracing'?)"),
-        ("zzz = 1", "zzz: unknown section (known: backends, delivery, extractors, tracing)"),
+        ("zzz = 1", "zzz: unknown section (known: backends, delivery, extractors, redact, tracing)"),
         ("[tracing]\nsample_rte = 1", "tracing.sample_rte: unknown option (did you mean 'sample_rate'?)"),
         ("[tracing]\nzzz = 1", f"tracing.zzz: unknown option (known: {TRACING})"),
         ("[delivery]\nqueue_span = 1", "delivery.queue_span: unknown option (did you mean 'queue_spans'?)"),
@@ -104,6 +105,11 @@ def test_a_file_that_is_no_toml(problems_of, data, problem):
          "tracing.backends.0: 'reader' is the name of an extractor; list it under extractors"),
         ("[tracing]\nbackends=['plain']\nextractors=['plain']",
          "tracing.extractors.0: 'plain' is the name of a backend; list it under backends"),
+        ("[redact]\npatterns = ['a', '(']",
+         "redact.patterns.1: no valid regular expression: missing ) at position 1"),
+        ("[redact]\npatterns = ['a*']",
+         "redact.patterns.0: it matches the empty text, and so would match everywhere"),
+        ("[redact]\nfield = ['a']", "redact.field: unknown option (did you mean 'fields'?)"),
         ("[tracing]\nbackends = ['plain']\n[backends.plan]\nx = 1",
          "backends.plan: no backend of this name is installed (did you mean 'plain'?)"),
         ("[tracing]\nbackends = ['plain']\n[backends.plain]\nx = 1",

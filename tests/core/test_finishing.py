@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from doubles import Memory, one_span, tracer_of
-from spanhook import Span, SpanError
+from spanhook import RedactSettings, Span, SpanError
 from spanhook.finishing import Finisher
 from spanhook.guard import Guard
+from spanhook.redaction import Redactor
 
+REDACTOR = Redactor(RedactSettings())
 HALF = "\ud83d"  # half an emoji, as a browser may send it
 
 
@@ -29,7 +31,7 @@ def test_content_is_bounded():
         attributes={"x": "a" * 6},
         error=SpanError("ValueError", "a" * 6, "a" * 6),
     )
-    Finisher(4, Guard())(long)
+    Finisher(4, Guard(), REDACTOR)(long)
     assert (long.name, long.inputs, long.outputs, long.attributes) == (cut, {"q": cut}, [cut], {"x": cut})
     assert long.error == SpanError("ValueError", cut, cut)
 
@@ -40,7 +42,7 @@ def test_ids_and_models_are_never_cut():
         ("event_id", "user_id", "convo_id", "model", "response_model", "provider", "finish_reason"), "a" * 6
     )
     whole = span(**words)
-    Finisher(4, Guard())(whole)
+    Finisher(4, Guard(), REDACTOR)(whole)
     assert {name: getattr(whole, name) for name in words} == words
 
 
@@ -48,7 +50,7 @@ def test_ids_and_models_are_never_cut():
 def test_every_text_is_valid(field):
     """No backend's encoder stumbles over half a character, wherever it came from."""
     broken = span(**{field: HALF, "error": SpanError("E", HALF, HALF), "attributes": {HALF: HALF}})
-    Finisher(100, Guard())(broken)
+    Finisher(100, Guard(), REDACTOR)(broken)
     json.dumps(broken.to_dict(), ensure_ascii=False).encode("utf-8")
     assert getattr(broken, field) == "?"
 
@@ -56,7 +58,7 @@ def test_every_text_is_valid(field):
 def test_an_error_without_content_stays_without():
     """With capture = "metadata" there is no message to cut."""
     bare = span(error=SpanError("ValueError", None, None))
-    Finisher(4, Guard())(bare)
+    Finisher(4, Guard(), REDACTOR)(bare)
     assert bare.error == SpanError("ValueError", None, None)
 
 
@@ -65,7 +67,7 @@ def test_a_span_that_can_t_be_finished_goes_out_without_its_content(attributes):
     """It is counted, and the span says so: backends get dicts and strings whatever the program did to its span."""
     guard = Guard()
     broken = span(inputs={"fine": 1}, attributes=attributes)
-    Finisher(4, guard)(broken)
+    Finisher(4, guard, REDACTOR)(broken)
     assert (broken.inputs, broken.outputs, broken.attributes) == (None, None, {"spanhook.content_lost": True})
     assert guard.counts() == {"delivery: preparing a span: TypeError": 1}
 
@@ -74,7 +76,7 @@ def test_a_span_that_can_t_be_finished_goes_out_without_its_content(attributes):
 def test_a_name_is_text(name, shown):
     """Also where the program gave something else as one."""
     odd = span(name=name)
-    Finisher(4, Guard())(odd)
+    Finisher(4, Guard(), REDACTOR)(odd)
     assert odd.name == shown
 
 

@@ -13,7 +13,7 @@ from dspy.utils.dummies import DummyLM
 
 import spanhook
 from doubles import Memory, messages, one_span, tracer_of
-from spanhook import Call, Signal, Span, Tracer
+from spanhook import Call, Signal, Span, SpanError, Tracer
 from spanhook.hookspecs import BACKEND_HOOKS, EXTRACTOR_HOOKS, HookSpecs
 
 HOOKS = sorted(name for name, value in vars(HookSpecs).items() if hasattr(value, "spanhook_spec"))
@@ -143,6 +143,48 @@ def test_hook_span_end_of_a_backend():
     assert span.provider == "extractor"
     assert span.attributes == {"ended": True}
     assert span.sources == {"provider": "late", "attributes.ended": "both"}
+
+
+def test_hook_redact():
+    """Once for each finished span, on the intake thread, before any backend; what it changes is what they all get."""
+    seen: list[Any] = []
+
+    class Redactor:
+        @spanhook.hookimpl
+        def redact(self, span):
+            seen.append((span.name, span.parent_id is None, threading.current_thread().name))
+            span.inputs["patient"] = "X"
+            span.attributes["checked"] = True
+
+    tracer, memory = traced(redactor=Redactor())
+    with tracer.interaction(), tracer.span("look up", patient="Jane"):
+        pass
+    assert tracer.flush()
+    assert seen == [("look up", False, "spanhook-intake"), ("interaction", True, "spanhook-intake")]
+    assert [(span.inputs, span.attributes) for span in memory.spans] == [({"patient": "X"}, {"checked": True})] * 2
+
+
+def test_hook_redact_that_raises():
+    """What it should have taken out doesn't leave the process: the content is dropped, and that is counted."""
+
+    class Redactor:
+        @spanhook.hookimpl
+        def redact(self, span):
+            raise LookupError(span.name)
+
+    tracer, memory = traced(redactor=Redactor())
+    with (
+        pytest.raises(ValueError, match="Jane"),
+        tracer.interaction(user_id="Jane"),
+        tracer.span("Jane", patient="Jane"),
+    ):
+        raise ValueError("Jane")
+    assert tracer.flush()
+    for span in memory.spans:
+        assert "Jane" not in repr(span.to_dict())
+        assert (span.name, span.attributes) == (span.kind, {"spanhook.content_lost": True})
+        assert span.error == SpanError("ValueError", None, None)
+    assert tracer.stats().errors == {"extractor redactor: redact: LookupError": 2}
 
 
 def test_hook_emit():

@@ -56,7 +56,8 @@ WRONG = {
     "misspelt": (plugin(emitt=hook(lambda self, spans: None)), "'emitt' is no hook (did you mean 'emit'?)"),
     "far off": (
         plugin(zzz=hook(lambda self: None)),
-        "'zzz' is no hook (known: emit, flush, identify, shutdown, span_end, span_start, trace_parent, track_signal)",
+        "'zzz' is no hook "
+        "(known: emit, flush, identify, redact, shutdown, span_end, span_start, trace_parent, track_signal)",
     ),
     "async": (
         plugin(emit=hook(plain_async)),

@@ -114,10 +114,14 @@ def test_every_fact_that_an_extractor_may_give_is_named():
     assert set(re.findall(r"`(\w+)`", section)) - {"span_end"} == set(spanhook.Facts.__annotations__)
 
 
-@pytest.mark.parametrize("section", ["tracing", "delivery"])
+@pytest.mark.parametrize("section", ["tracing", "delivery", "redact"])
 def test_every_option_is_documented_with_its_default(section):
     """In the order of the code; a changed default is a failed test."""
-    model = {"tracing": spanhook.TracingSettings, "delivery": spanhook.DeliverySettings}[section]
+    model = {
+        "tracing": spanhook.TracingSettings,
+        "delivery": spanhook.DeliverySettings,
+        "redact": spanhook.RedactSettings,
+    }[section]
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", _section("configuration", f"`[{section}]`"), re.M)
     assert rows == [
         (name, _toml(field.get_default(call_default_factory=True))) for name, field in model.model_fields.items()

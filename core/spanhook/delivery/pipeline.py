@@ -16,7 +16,6 @@ from spanhook.delivery.stats import BackendStats
 from spanhook.delivery.worker import Worker, join
 from spanhook.guard import Guard
 from spanhook.plugins.registration import Plugin
-from spanhook.span import Span
 
 
 class Pipeline:
@@ -27,7 +26,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, backends: Sequence[Plugin], settings: DeliverySettings, finish: Callable[[Span], None], guard: Guard
+        self, backends: Sequence[Plugin], settings: DeliverySettings, finish: Callable[[Item], Item], guard: Guard
     ) -> None:
         self._workers = {plugin.name: Worker(plugin, settings, guard) for plugin in backends}
         self._limit = settings.queue_spans
@@ -174,9 +173,8 @@ class Pipeline:
                 for worker in self._workers.values():
                     worker.put_barrier(item)
             else:
-                if isinstance(item, Span):
-                    self._finish(item)
-                entry = Entry(item, size_of(item))
+                finished = self._finish(item)
+                entry = Entry(finished, size_of(finished))
                 for worker in self._workers.values():
                     worker.put(entry)
             self._intake.popleft()  # only now: until then it counts as queued
