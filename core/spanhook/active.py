@@ -11,8 +11,8 @@ from spanhook import dspy_compat
 from spanhook.budgets import Ledger
 from spanhook.evaluations import Examples
 from spanhook.ids import is_sampled, new_trace_id, trace_id_from, uuid_of
-from spanhook.span import Call, RemoteParent, Span
-from spanhook.totals import Totals
+from spanhook.span import Call, Kind, RemoteParent, Span, SpanError
+from spanhook.totals import Part
 
 REMOTE = "spanhook_remote"  # the setting in which an `Attached` stands
 SETTING = "spanhook_span_"  # and the tracer's number: two tracers in one process know nothing of each other's spans
@@ -74,40 +74,88 @@ class Attached:
         return _nothing, ()
 
 
-@dataclass(eq=False)  # no slots: what few spans need is left to the class, and costs a span nothing
+@dataclass(eq=False)  # no slots: what few calls need is left to the class, and costs the others nothing
 class OpenSpan:
-    """A call that runs: its span, the live call for plugins, and what has to be undone when it ends."""
+    """A call, as its thread notes it down: ids, clocks, references, a copy of its content.
 
-    span: Span
-    call: Call
+    `span` and `call` are made of that when someone looks at them, as a rule after the call on Spanhook's own thread.
+    """
+
+    kind: Kind
+    name: str
+    instance: Any  # None for spans of the program's own
+    arguments: Mapping[str, Any]  # live
     trace: Trace
     parent: OpenSpan | None
     started_ns: int  # monotonic
     forks: int  # of the process in which it began
+    span_id: str
+    below: list[Part] = field(default_factory=list, init=False)  # sums of the spans directly under this one
+    ended_ns: int | None = field(default=None, init=False)  # monotonic; None while it runs
+    inputs: Any = field(default=None, init=False)  # copies
+    outputs: Any = field(default=None, init=False)
+    error: SpanError | None = field(default=None, init=False)
+    model: str | None = field(default=None, init=False)
+    provider: str | None = field(default=None, init=False)
+    attributes: dict[str, Any] | None = field(default=None, init=False)
+    record: dspy_compat.LMRecord | None = field(default=None, init=False)
+    part: Part | None = field(default=None, init=False)  # what the parent counts of this one
+    is_asked: bool = field(default=False, init=False)  # whether all extractors were
+    is_complete: bool = field(default=False, init=False)  # whether `span` has all that will be known
     dspy_call_id: str | None = field(default=None, init=False)  # DSPy's active call when this became the innermost span
     handled: int = field(default=0, init=False)  # the id() of the exception that was being handled when the call began
     setting: str = field(default="", init=False)  # of DSPy's, in which this span stands while it is the innermost
     overrides: dspy_compat.Overrides | None = field(default=None, init=False)
-    record: dspy_compat.LMRecord | None = field(default=None, init=False)
     inputs_of: bool | None = field(default=None, init=False)  # of an interaction: whether its inputs are a DSPy call's
     outputs_of: bool | None = field(default=None, init=False)
-    below: list[Totals] = field(
-        default_factory=list, init=False
-    )  # of the spans directly under this one that have ended
+    examples: Examples | None = field(default=None, init=False)  # of an evaluation
+    example_of: Examples | None = field(default=None, init=False)  # the evaluation of which this may be an example
+    _span: Span | None = field(default=None, init=False)
+    _call: Call | None = field(default=None, init=False)
 
-    examples: Examples | None = field(default=None, init=False)  # of an evaluation: the calls that wait for its end
-    example_of: Examples | None = field(default=None, init=False)  # of a program's call in an evaluation
+    @property
+    def span(self) -> Span:
+        """Its span: one object, on whichever thread it is asked for first."""
+        if self._span is not None:
+            return self._span
+        trace, parent = self.trace, self.parent
+        start_ns = trace.unix_ns + self.started_ns - trace.monotonic_ns
+        parent_id = None if parent is None else parent.span_id
+        span = Span(trace.trace_id, self.span_id, parent_id, trace.event_id, self.kind, self.name, start_ns)
+        span.inputs, span.model, span.provider = self.inputs, self.model, self.provider
+        span.user_id, span.convo_id, span.local_root_id = trace.user_id, trace.convo_id, trace.local_root_id
+        if self.attributes is not None:
+            span.attributes = self.attributes
+        if parent is None and trace.remote is not None:
+            span.parent_id = trace.remote.span_id
+            span.event_is_remote = trace.event_id == trace.remote.event_id
+        found: Span = self.__dict__.setdefault("_span", span)  # in one step: two threads may be here
+        return found
 
-    def mirror_start(self, child: Span, is_dspy: bool) -> None:
+    @property
+    def call(self) -> Call:
+        """The live call, for plugins on its thread."""
+        if self._call is None:
+            self._call = Call(self.kind, self.instance, self.arguments)
+        return self._call
+
+    def mirror_start(self, child: OpenSpan) -> None:
         """An interaction shows what its first DSPy call was given, or where it makes none, its first own span."""
-        is_open = self.span.kind == "interaction" and self.span.end_ns is None
-        if is_open and (self.inputs_of is None or (is_dspy and not self.inputs_of)):
-            self.span.inputs, self.inputs_of = child.inputs, is_dspy
+        is_dspy = child.instance is not None
+        if self.ended_ns is None and (self.inputs_of is None or (is_dspy and not self.inputs_of)):
+            self.inputs, self.inputs_of = child.inputs, is_dspy
 
-    def mirror_end(self, child: Span, is_dspy: bool) -> None:
+    def mirror_end(self, child: OpenSpan) -> None:
         """And what its last DSPy call returned, or its last own span."""
-        if self.span.kind == "interaction" and self.span.end_ns is None and (is_dspy or not self.outputs_of):
-            self.span.outputs, self.outputs_of = child.outputs, is_dspy
+        is_dspy = child.instance is not None
+        if self.ended_ns is None and (is_dspy or not self.outputs_of):
+            self.outputs, self.outputs_of = child.outputs, is_dspy
+
+    def forget(self) -> None:
+        """Let go of the program's objects, and of what the span has."""
+        self.instance = self.parent = self.record = self._call = None
+        self.inputs = self.outputs = self.attributes = self.error = None
+        self.arguments, self.below = {}, []
 
     def __reduce__(self) -> tuple[Any, ...]:
         # It stands in DSPy's settings, which a program may pickle or copy; an open span means nothing elsewhere.
@@ -124,7 +172,7 @@ class OpenSpan:
             return
         self.overrides.undo()
         around: OpenSpan | None = dspy_compat.override(self.setting)
-        if around and around.span.end_ns is not None:
+        if around and around.ended_ns is not None:
             dspy_compat.drop_override(self.setting)
 
 

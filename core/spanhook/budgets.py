@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from spanhook.errors import BudgetExceededError
 from spanhook.guard import warn
 from spanhook.processes import Lock
 from spanhook.span import Span, Usage
-from spanhook.totals import Totals
+from spanhook.totals import Part, Totals
 
 if TYPE_CHECKING:
     from spanhook.active import OpenSpan
@@ -38,23 +38,27 @@ class Ledger:
         event_id: names the interaction in the log.
         budget_usd: what the calls may cost; None for no limit.
         over_budget: what happens when they have cost more.
+        complete: finds out what an ended call has cost.
     """
 
-    __slots__ = ("_lock", "_over", "_parts", "_total", "budget_usd", "event_id", "over_budget", "span")
+    __slots__ = ("_complete", "_lock", "_over", "_parts", "_total", "budget_usd", "event_id", "over_budget", "span")
 
-    def __init__(self, event_id: str, budget_usd: float | None, over_budget: OverBudget) -> None:
+    def __init__(
+        self, event_id: str, budget_usd: float | None, over_budget: OverBudget, complete: Callable[[OpenSpan], object]
+    ) -> None:
         self.event_id = event_id
         self.budget_usd = budget_usd
         self.over_budget: OverBudget = over_budget
+        self._complete = complete
         self.span: Span | None = None  # the interaction's, once it has begun
         self._lock = Lock()
         self._over = False
-        self._parts: deque[Totals] = deque()
+        self._parts: deque[Part] = deque()
         self._total = Totals()
 
-    def add(self, totals: Totals) -> None:
+    def add(self, part: Part) -> None:
         """Count one call. On its thread, and cheap: the adding up is left to who asks."""
-        self._parts.append(totals)
+        self._parts.append(part)
         if self.budget_usd is not None:
             self._check(self.budget_usd)
         elif len(self._parts) >= _MANY:
@@ -64,8 +68,11 @@ class Ledger:
         """All calls that have ended so far."""
         with self._lock:
             waiting = [self._parts.popleft() for _ in range(len(self._parts))]
+            for part in waiting:
+                if part.opened is not None:
+                    self._complete(part.opened)
             if waiting:
-                self._total = Totals.sum([self._total, *waiting])
+                self._total = Totals.sum([self._total, *(part.totals for part in waiting if part.totals is not None)])
             return self._total
 
     @property
@@ -105,16 +112,16 @@ class Ledger:
             warn("%s%s", self.told(), "; its next LM call is stopped" if self.over_budget == "raise" else "")
 
 
-def charge(opened: OpenSpan, totals: Totals) -> None:
+def charge(opened: OpenSpan, part: Part) -> None:
     """Count an LM call that has ended for each interaction that it is in; one that another LM made is in that one's."""
     ledgers, above = opened.trace.ledgers, opened.parent
     while above is not None:
-        if above.span.kind == "lm":
+        if above.kind == "lm":
             ledgers = ledgers[len(above.trace.ledgers) :]
             break
         above = above.parent
     for ledger in ledgers:
-        ledger.add(totals)
+        ledger.add(part)
 
 
 def check(ledgers: Iterable[Ledger]) -> None:

@@ -21,7 +21,7 @@ def current_open() -> OpenSpan | None:
     here: list[OpenSpan | None] = [source.innermost() for source in running_sources()]
     here += dspy_compat.overrides_named(SETTING)  # of a tracer for wrapped programs alone
     # A context may outlive the span that was open when it was copied.
-    return next((opened for opened in here if opened and opened.span.end_ns is None), None)
+    return next((opened for opened in here if opened and opened.ended_ns is None), None)
 
 
 def current_span() -> Span | None:

@@ -105,50 +105,54 @@ class LMRecord:
     It stands in `caller_modules` during the call: DSPy appends the call's history entry to every caller's `history`.
     """
 
-    __slots__ = ("_outer", "_overrides", "_stream", "_tracker", "history")
+    __slots__ = ("_outer", "_overrides", "_stream", "_tracker", "first_chunk_ns", "history", "lm_usage", "streamed")
 
     def __init__(self) -> None:
-        self.history: list[Mapping[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
+        self.lm_usage: Mapping[str, Mapping[str, Any]] = {}  # by model name, counted when history is off
+        self.first_chunk_ns: int | None = None  # when the first chunk passed, on `time.perf_counter_ns()`
         # An LM that calls another LM must not see the other's entry: the innermost call alone is recorded.
         # In front: some of DSPy's code takes the last caller for the module that runs.
         callers = [c for c in _setting("caller_modules") or () if type(c) is not LMRecord]
         overrides: dict[str, Any] = {"caller_modules": [self, *callers]}
         self._tracker: Any = None
         self._outer: Any = None
-        self._stream: _TimedStream | None = None
         if _setting("disable_history") or _setting("max_history_size") == 0:
             self._outer = _setting("usage_tracker")
             self._tracker = overrides["usage_tracker"] = UsageTracker()
-        if (stream := _setting("send_stream")) is not None:
+        self._stream: _TimedStream | None = None
+        stream = _setting("send_stream")
+        self.streamed = stream is not None  # whether the program streams, so that DSPy asks for the answer in chunks
+        if stream is not None:
             # An LM that calls another one sends the same chunks: both have a first one.
             self._stream = overrides["send_stream"] = _TimedStream(stream)
         self._overrides = Overrides(**overrides)
 
     def close(self) -> None:
-        """Stop recording; hand the usage on to the program's own tracker where ours stood in its place."""
+        """Stop recording, and keep what was recorded apart from what the program may still change.
+
+        Hands the usage on to the program's own tracker where ours stood in its place.
+        """
         self._overrides.undo()
-        if self._tracker is not None and self._outer is not None:
+        self.history = [_apart(entry) for entry in self.history]
+        if self._stream is not None:
+            self.first_chunk_ns, self._stream = self._stream.first_chunk_ns, None
+        if self._tracker is None:
+            return
+        self.lm_usage = self._tracker.get_total_tokens()
+        if self._outer is not None:
             for model, entries in self._tracker.usage_data.items():
                 for entry in entries:
                     self._outer.add_usage(model, entry)
+        self._tracker = self._outer = None
 
-    @property
-    def streamed(self) -> bool:
-        """Whether the program streams, so that DSPy asks for the answer in chunks."""
-        return self._stream is not None
 
-    @property
-    def first_chunk_ns(self) -> int | None:
-        """When the first chunk passed, on `time.perf_counter_ns()`."""
-        return self._stream.first_chunk_ns if self._stream is not None else None
-
-    @property
-    def lm_usage(self) -> Mapping[str, Mapping[str, Any]]:
-        """DSPy's usage dicts of this call by model name, counted when history is off; else empty."""
-        if self._tracker is None:
-            return {}
-        usage: Mapping[str, Mapping[str, Any]] = self._tracker.get_total_tokens()
-        return usage
+def _apart(entry: Any) -> dict[str, Any]:
+    copied = dict(entry)
+    usage = copied.get("usage")
+    if type(usage) is dict:
+        copied["usage"] = usage.copy()
+    return copied
 
 
 def callbacks() -> list[Any]:
@@ -213,6 +217,8 @@ _ADAPTER_PARAMETERS = {
 
 def adapter_arguments(kind: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """What an adapter's method was called with, by name; some of them are given by position."""
+    if "args" not in arguments:
+        return arguments
     rest = {key: value for key, value in arguments.items() if key != "args"}
     return {**dict(zip(_ADAPTER_PARAMETERS[kind], arguments.get("args", ()), strict=False)), **rest}
 
@@ -257,18 +263,21 @@ def signature_text(value: Any) -> str | None:
     if not isinstance(value, type):
         held = _own(value)
         value = held.get("signature") or _own(held.get("predict")).get("signature")
-    signature: Any = value
-    if not (isinstance(value, type) and issubclass(value, dspy.Signature)):
-        return None
+        if not isinstance(value, type):
+            return None
     text = _signature_texts.get(value)
-    if text is None:
+    if text is None and issubclass(value, dspy.Signature):
+        signature: Any = value
         text = _signature_texts[value] = str(signature.signature)
     return text
 
 
 def member_name(owner: Any, module: Any) -> str | None:
     """The name of the attribute in which a module holds another one: which of its predictors that is."""
-    return next((name for name, value in _own(owner).items() if value is module), None)
+    for name, value in _own(owner).items():
+        if value is module:
+            return name
+    return None
 
 
 def plain_form(value: Any) -> Any:

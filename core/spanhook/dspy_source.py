@@ -16,7 +16,7 @@ from spanhook.evaluations import Examples, as_score
 from spanhook.guard import Guard, guarded
 from spanhook.processes import forks
 from spanhook.recorder import Recorder
-from spanhook.span import Call, Kind, Span
+from spanhook.span import Kind, Span
 
 if TYPE_CHECKING:
     from spanhook.tracer import Tracer
@@ -87,15 +87,13 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         parent: OpenSpan | None,
         model: str | None = None,
         provider: str | None = None,
-        attributes: Mapping[str, Any] | None = None,
+        attributes: dict[str, Any] | None = None,
     ) -> OpenSpan | None:
         # By position, here and further on: a call with keywords costs more, and there are some for each call of DSPy.
         # The same call comes twice where a module carries this callback and DSPy's settings do too.
         if self._closed or call_id in self._open:
             return None
-        opened = self._recorder.start(
-            kind, name, Call(kind, instance, inputs), parent, None, model, provider, attributes
-        )
+        opened = self._recorder.start(kind, name, instance, inputs, parent, None, model, provider, attributes)
         opened.handled = id(sys.exc_info()[1])
         self._open[call_id] = opened
         return opened
@@ -125,7 +123,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         instance: Any,
         inputs: Mapping[str, Any],
         parent: OpenSpan | None,
-        attributes: Mapping[str, Any] | None = None,
+        attributes: dict[str, Any] | None = None,
     ) -> OpenSpan | None:
         """Start a span whose call may start threads."""
         opened = self._start(kind, type(instance).__name__, call_id, instance, inputs, parent, attributes=attributes)
@@ -149,7 +147,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         if signature := dspy_compat.signature_text(instance):
             attributes["dspy.signature"] = signature
         parent = self.innermost()
-        if parent is not None and (member := dspy_compat.member_name(parent.call.instance, instance)):
+        if parent is not None and (member := dspy_compat.member_name(parent.instance, instance)):
             attributes["dspy.member"] = member
         opened = self._start_parent("module", call_id, instance, _arguments(inputs), parent, attributes)
         if opened is not None and parent is not None and parent.examples is not None and parent.forks == forks():
@@ -185,7 +183,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
 
     def _start_adapter(self, kind: Kind, method: str, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         parent = self.innermost()
-        if parent is not None and parent.span.kind == kind and parent.call.instance is instance:
+        if parent is not None and parent.kind == kind and parent.instance is instance:
             return  # DSPy reports an adapter's method, and what that inherits, as two calls
         arguments = dspy_compat.adapter_arguments(kind, _arguments(inputs))
         self._start(kind, f"{type(instance).__name__}.{method}", call_id, instance, arguments, parent)
@@ -259,8 +257,11 @@ def _arguments(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     packed = inputs.get("kwargs")
     if not isinstance(packed, dict):
         return inputs
-    flat = {key: value for key, value in inputs.items() if key != "kwargs" and not (key == "args" and not value)}
-    flat.update(packed)
+    flat = {**inputs, **packed}
+    if "kwargs" not in packed:
+        del flat["kwargs"]
+    if "args" not in packed and not flat.get("args", True):
+        del flat["args"]
     return flat
 
 

@@ -12,12 +12,11 @@ from spanhook.budgets import OverBudget
 from spanhook.delivery.items import Identity
 from spanhook.secret_patterns import redacted
 from spanhook.snapshot import snapshot, trim
-from spanhook.span import Kind, Sentiment, Signal, SignalType
+from spanhook.span import KINDS, Sentiment, Signal, SignalType
 
 SIGNAL_TYPES: tuple[str, ...] = get_args(SignalType)
 SENTIMENTS: tuple[str, ...] = get_args(Sentiment)
 OVER_BUDGET: tuple[str, ...] = get_args(OverBudget)
-KINDS: tuple[str, ...] = get_args(Kind)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import traceback
 import weakref
@@ -12,15 +13,18 @@ from typing import Any
 from spanhook import budgets, dspy_compat, facts
 from spanhook.active import REMOTE, OpenSpan, Trace
 from spanhook.config import TracingSettings
+from spanhook.dspy_compat import LMRecord
 from spanhook.guard import Guard, message_of
 from spanhook.ids import new_span_id
-from spanhook.plugins.registration import Plugin
+from spanhook.plugins.registration import Hook, Plugin
 from spanhook.processes import Lock, forks
 from spanhook.snapshot import snapshot
-from spanhook.span import Call, Kind, RemoteParent, Span, SpanError
-from spanhook.totals import Totals
+from spanhook.span import KINDS, Call, Kind, RemoteParent, Span, SpanError
+from spanhook.totals import Part, Totals
 
 MAX_TRACEBACK_FRAMES = 50
+EndHook = tuple[str, str, Hook]  # where, in messages; the plugin's name; the function
+
 _CONVERTERS = (dspy_compat.plain_form,)
 
 
@@ -31,15 +35,21 @@ class Recorder:
     """
 
     def __init__(
-        self, tracing: TracingSettings, plugins: list[Plugin], guard: Guard, deliver: Callable[[Span], object]
+        self,
+        tracing: TracingSettings,
+        plugins: list[Plugin],
+        guard: Guard,
+        deliver: Callable[[Span | OpenSpan], object],
     ) -> None:
         self._guard = guard
         self._deliver = deliver
         self._sample_rate = tracing.sample_rate
         self.content = tracing.capture == "full"
-        self._on_start = [(f"{p.label}: span_start", p.hooks["span_start"]) for p in plugins if "span_start" in p.hooks]
         asked = sorted(plugins, key=lambda plugin: plugin.kind == "backend")  # extractors know better
-        self._on_end = [(f"{p.label}: span_end", p.name, p.hooks["span_end"]) for p in asked if "span_end" in p.hooks]
+        self._on_start = {kind: _hooks("span_start", kind, plugins) for kind in KINDS}
+        self._on_end = {kind: _hooks("span_end", kind, asked) for kind in KINDS}
+        self._later = {kind: _deferred(kind, asked) for kind in KINDS}
+        self._at_once = {kind: hooks[: len(hooks) - len(self._later[kind])] for kind, hooks in self._on_end.items()}
         self._on_begin = [(f"{p.label}: trace_parent", h) for p in asked if (h := p.hooks.get("trace_parent"))]
         self._lock = Lock()
         self._sampled_out = 0
@@ -81,85 +91,110 @@ class Recorder:
         self,
         kind: Kind,
         name: str,
-        call: Call,
+        instance: Any,
+        arguments: Mapping[str, Any],
         parent: OpenSpan | None,
         trace: Trace | None = None,
         model: str | None = None,
         provider: str | None = None,
-        attributes: Mapping[str, Any] | None = None,
+        attributes: dict[str, Any] | None = None,
     ) -> OpenSpan:
-        """Open a span under `parent`, or as the root of `trace` (a new one if None)."""
-        parent_id = None if parent is None else parent.span.span_id
+        """Open a span under `parent`, or as the root of `trace` (a new one if None). `attributes` are ours to keep."""
         if trace is None:
             trace = self.begin_trace() if parent is None else parent.trace
-        monotonic_ns = time.perf_counter_ns()
-        start_ns = trace.unix_ns + monotonic_ns - trace.monotonic_ns
-        span = Span(trace.trace_id, new_span_id(), parent_id, trace.event_id, kind, name, start_ns)
-        span.user_id, span.convo_id, span.local_root_id = trace.user_id, trace.convo_id, trace.local_root_id
+        opened = OpenSpan(
+            kind, name, instance, arguments, trace, parent, time.perf_counter_ns(), forks(), new_span_id()
+        )
         if parent is None:
-            span.local_root_id = trace.local_root_id = span.span_id
-            if trace.remote is not None:
-                span.parent_id = trace.remote.span_id
-                span.event_is_remote = trace.event_id == trace.remote.event_id
-        opened = OpenSpan(span, call, trace, parent, monotonic_ns, forks())
-        span.model, span.provider = model, provider
+            trace.local_root_id = opened.span_id
+        opened.model, opened.provider = model, provider
         if not trace.sampled:
             return opened
-        if attributes:
-            span.attributes.update(attributes)
-        if self.content and call.inputs:
-            span.inputs = self._copy(call.inputs)
-        if parent is not None and parent.span.kind == "interaction":
-            parent.mirror_start(span, is_dspy=call.instance is not None)
-        for place, hook in self._on_start:
-            self._guard.call(place, hook, span, call)
+        opened.attributes = attributes
+        if self.content and arguments:
+            opened.inputs = self._copy(arguments)
+        if parent is not None and parent.kind == "interaction":
+            parent.mirror_start(opened)
+        for place, _, hook in self._on_start[kind]:
+            self._guard.call(place, hook, opened.span, opened.call)
         return opened
 
     def end(
         self, opened: OpenSpan, outputs: Any = None, exception: BaseException | None = None, *, inputs: Any = None
     ) -> None:
-        """Close a span, ask the extractors, and hand it over. A second end of the same span does nothing.
+        """Note how a call ended, ask those extractors that have to see it live, and hand it over.
 
-        `inputs` replaces what was there when the span started.
+        The rest is for `complete`, on another thread. A second end of the same span does nothing. `inputs` replaces
+        what was there when the span started.
         """
-        span, call, parent = opened.span, opened.call, opened.parent
-        if span.end_ns is not None:
+        if opened.ended_ns is not None:
             return
-        span.end_ns = span.start_ns + time.perf_counter_ns() - opened.started_ns
-        record = opened.record
-        if record is not None or opened.overrides is not None:
+        opened.ended_ns = time.perf_counter_ns()
+        if opened.record is not None or opened.overrides is not None:
             self.release(opened)
         if opened.forks != forks():
             return  # it began before this process was forked: it is the parent's to tell of
-        if record is not None:
-            call.history, call.lm_usage, call.streamed = record.history, record.lm_usage, record.streamed
-            if record.first_chunk_ns is not None:
-                span.time_to_first_token_s = (record.first_chunk_ns - opened.started_ns) / 1e9
         if dspy_compat.is_prediction(outputs):
-            self._guard.call("remembering a prediction", remember_event, outputs, span.event_id)
+            self._guard.call("remembering a prediction", remember_event, outputs, opened.trace.event_id)
         if not opened.trace.sampled:
-            if opened.trace.counted:
-                self._count(opened, outputs, exception)
+            if opened.trace.counted and (opened.kind == "lm" or opened.below):
+                self._count_only(opened, outputs, exception)
             return
-        call.outputs, call.exception = outputs, exception
-        if not self.content:
-            span.inputs = span.outputs = None
-        else:
+        kind, parent = opened.kind, opened.parent
+        if self.content:
             if outputs is not None:
-                span.outputs = self._copy(outputs)
+                opened.outputs = self._copy(outputs)
             if inputs is not None:
-                span.inputs = self._copy(inputs)
-        if call.instance is None:  # a span of the program's own: its attributes are the program's objects
-            span.attributes = self._copy(span.attributes) or {}
+                opened.inputs = self._copy(inputs)
         if exception is not None:
-            span.error = self._error(exception)
-        self._extract(span, call)
-        if opened.below or span.kind == "lm":
-            self._add_up(opened)
-        if parent is not None and parent.span.kind == "interaction":
-            parent.mirror_end(span, is_dspy=call.instance is not None)
-        if opened.example_of is None or not opened.example_of.hold(span, call.inputs, outputs):
+            opened.error = self._error(exception)
+        if opened.instance is None:  # a span of the program's own: its attributes are the program's objects
+            span = opened.span
+            span.attributes = self._copy(span.attributes) or {}
+            if self.content and kind != "interaction" and span.inputs is not opened.inputs:
+                opened.inputs = self._copy(span.inputs)
+            self._ask(opened, self._on_end[kind], outputs, exception)
+            opened.is_asked = True
+        elif self._at_once[kind]:
+            self._ask(opened, self._at_once[kind], outputs, exception)
+        if parent is not None and parent.kind == "interaction":
+            parent.mirror_end(opened)
+        arguments = opened.arguments
+        if kind == "lm" or opened.below:
+            self._count(opened)  # from here on another thread may complete it
+        if opened.example_of is None and not self.listeners:
+            self._deliver(opened)
+            return
+        span = self.complete(opened)
+        if opened.example_of is None or not opened.example_of.hold(span, arguments, outputs):
             self.hand_over(span)
+
+    def complete(self, opened: OpenSpan) -> Span:
+        """The span of an ended call with all that is known of it; on any thread, as a rule the intake thread."""
+        with self._lock:
+            if not opened.is_complete:
+                opened.is_complete = True
+                self._guard.call("tracer: completing a span", self._complete, opened)
+                if opened.part is not None and opened.part.opened is not None:
+                    opened.part.fill(Totals(calls=1, without_usage=1, without_cost=1))
+                opened.forget()
+        return opened.span
+
+    def _complete(self, opened: OpenSpan) -> None:
+        span = opened.span
+        _fill(span, opened)
+        hooks = self._later[opened.kind]
+        if hooks and not opened.is_asked:
+            call = Call(opened.kind, opened.instance, opened.inputs or {}, opened.outputs)
+            self._extract(hooks, span, call, opened.record)
+        self._add_up(span, opened)
+
+    def _ask(self, opened: OpenSpan, hooks: list[EndHook], outputs: Any, exception: BaseException | None) -> None:
+        """Ask extractors while the call is live."""
+        call = opened.call
+        call.outputs, call.exception = outputs, exception
+        _fill(opened.span, opened)
+        self._extract(hooks, opened.span, call, opened.record)
 
     def hand_over(self, span: Span) -> None:
         """Pass a finished span on to delivery, and to whoever listens."""
@@ -167,16 +202,23 @@ class Recorder:
         for listener in self.listeners:
             listener(span)
 
-    def _count(self, opened: OpenSpan, outputs: Any, exception: BaseException | None) -> None:
+    def _count(self, opened: OpenSpan) -> None:
+        """Give this span's sums their place in those of its parent and of its interactions."""
+        opened.part, parent = Part(opened), opened.parent
+        if parent is not None and parent.ended_ns is None:
+            parent.below.append(opened.part)
+        if opened.kind == "lm" and opened.trace.ledgers:
+            budgets.charge(opened, opened.part)
+
+    def _count_only(self, opened: OpenSpan, outputs: Any, exception: BaseException | None) -> None:
         """Tokens and cost alone, of a call whose span goes nowhere."""
-        span, call = opened.span, opened.call
-        if span.kind == "lm":
-            call.outputs, call.exception = outputs, exception
-            if exception is not None:
-                span.error = SpanError(type(exception).__name__, None, None)
-            self._extract(span, call)
-        if opened.below or span.kind == "lm":
-            self._add_up(opened)
+        if exception is not None:
+            opened.error = SpanError(type(exception).__name__, None, None)
+        if opened.kind == "lm":
+            self._ask(opened, self._on_end["lm"], outputs, exception)
+        opened.is_asked = True
+        self._count(opened)
+        self.complete(opened)
 
     def release(self, opened: OpenSpan) -> None:
         """Take back what a call has changed in DSPy's settings of its context."""
@@ -187,27 +229,30 @@ class Recorder:
     def _copy(self, value: Any) -> Any:
         return self._guard.call("copying a call's content", snapshot, value, _CONVERTERS)
 
-    def _extract(self, span: Span, call: Call) -> None:
-        for place, name, hook in self._on_end:
+    def _extract(self, hooks: list[EndHook], span: Span, call: Call, record: LMRecord | None) -> None:
+        if record is not None:
+            call.history, call.lm_usage, call.streamed = record.history, record.lm_usage, record.streamed
+        for place, name, hook in hooks:
             found = self._guard.call(place, hook, span, call)
             if found is not None:
                 for refusal in self._guard.call(place, facts.apply, span, found, name) or ():
                     self._guard.refuse(place, refusal)
 
-    def _add_up(self, opened: OpenSpan) -> None:
+    def _add_up(self, span: Span, opened: OpenSpan) -> None:
         """Hand the tokens and cost of this span's LM calls on to its parent."""
-        span = opened.span
-        if span.kind == "lm" and not (span.usage is None and opened.below):
+        below, totals = [], None
+        for part in opened.below:
+            if part.opened is not None:  # it ended, and still waits for the intake thread
+                self.complete(part.opened)
+            if part.totals is not None:
+                below.append(part.totals)
+        if opened.kind == "lm" and not (span.usage is None and below):
             totals = Totals.of_call(span)  # what an LM says of itself covers the LMs that it calls
-        elif opened.below:
-            totals = Totals.sum(opened.below)
+        elif below:
+            totals = Totals.sum(below)
             totals.apply(span)
-        else:
-            return
-        if opened.parent is not None and opened.parent.span.end_ns is None:
-            opened.parent.below.append(totals)
-        if span.kind == "lm" and opened.trace.ledgers:
-            budgets.charge(opened, totals)
+        if opened.part is not None:
+            opened.part.fill(totals)
 
     def _error(self, exception: BaseException) -> SpanError:
         kind = type(exception)
@@ -221,6 +266,27 @@ class Recorder:
         message = message_of(exception)
         lines = "".join(frames.format())
         return SpanError(name, message, f"Traceback (most recent call last):\n{lines}{name}: {message}")
+
+
+def _fill(span: Span, opened: OpenSpan) -> None:
+    """Put the outcome of a call into its span."""
+    if opened.ended_ns is not None:
+        span.end_ns = span.start_ns + opened.ended_ns - opened.started_ns
+    span.inputs, span.outputs, span.error = opened.inputs, opened.outputs, opened.error
+    if opened.record is not None and opened.record.first_chunk_ns is not None:
+        span.time_to_first_token_s = (opened.record.first_chunk_ns - opened.started_ns) / 1e9
+
+
+def _deferred(kind: Kind, plugins: list[Plugin]) -> list[EndHook]:
+    """The hooks at the end of the list that may be called later: none may, of which one behind it sees the facts."""
+    hooks: list[Plugin] = [plugin for plugin in plugins if "span_end" in plugin.hooks and kind in plugin.span_kinds]
+    later: list[Plugin] = list(itertools.takewhile(lambda p: kind in p.deferred_kinds, reversed(hooks)))
+    return _hooks("span_end", kind, later[::-1])
+
+
+def _hooks(hook: str, kind: Kind, plugins: list[Plugin]) -> list[EndHook]:
+    """The plugins that are called for spans of this kind: where, in messages; name; function."""
+    return [(f"{p.label}: {hook}", p.name, p.hooks[hook]) for p in plugins if hook in p.hooks and kind in p.span_kinds]
 
 
 _events: dict[int, tuple[weakref.ref[Any], str]] = {}

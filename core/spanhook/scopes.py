@@ -16,7 +16,7 @@ from spanhook.dspy_source import DSPySource
 from spanhook.guard import Guard
 from spanhook.ids import new_span_id, new_trace_id, uuid_of
 from spanhook.recorder import Recorder
-from spanhook.span import Call, Kind, Span, Usage
+from spanhook.span import Kind, Span, Usage
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,8 +62,7 @@ class SpanScope(_Scope):
         around = self._source.innermost() if self._kind == "lm" else None
         if around is not None and not self._source.is_closed:
             budgets.check(around.trace.ledgers)
-        call = Call(self._kind, None, self._inputs)
-        span = self._start(lambda parent: self._recorder.start(self._kind, self._name, call, parent))
+        span = self._start(lambda parent: self._recorder.start(self._kind, self._name, None, self._inputs, parent))
         self._span = span if span is not None else _detached(self._kind, self._name)
         return self._span
 
@@ -143,7 +142,7 @@ class Interaction(_Scope):
                 user_id=user_id or outer.trace.user_id,
                 convo_id=convo_id or outer.trace.convo_id,
             )
-        self._ledger = Ledger(self._trace.event_id, budget_usd, over_budget)
+        self._ledger = Ledger(self._trace.event_id, budget_usd, over_budget, recorder.complete)
         self._trace.ledgers = (*self._trace.ledgers, self._ledger)
         self._trace.counted = self._trace.counted or budget_usd is not None
         self._name = event or "interaction"
@@ -202,8 +201,7 @@ class Interaction(_Scope):
         attributes = {f"properties.{name}": value for name, value in self._properties.items()}
         if self._ledger.budget_usd is not None:
             attributes["budget_usd"] = self._ledger.budget_usd
-        call = Call("interaction", None, {})
-        return self._recorder.start("interaction", self._name, call, parent, self._trace, attributes=attributes)
+        return self._recorder.start("interaction", self._name, None, {}, parent, self._trace, attributes=attributes)
 
 
 def _detached(kind: Kind, name: str) -> Span:

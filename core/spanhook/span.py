@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 Kind = Literal[
     "interaction",
@@ -18,6 +18,7 @@ Kind = Literal[
     "interpreter",
     "custom",
 ]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 SignalType = Literal["default", "feedback", "edit"]
 Sentiment = Literal["POSITIVE", "NEGATIVE"]
 Trait = str | int | float | bool

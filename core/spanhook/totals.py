@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from spanhook.span import Span, Usage
 
@@ -70,3 +71,20 @@ class Totals:
         elif span.cost_usd is None and self.cost_usd is not None:
             span.cost_usd = self.cost_usd
             span.sources["cost_usd"] = SOURCE
+
+
+class Part:
+    """The place of one span's sums among those of its parent: kept from when the span ends, filled when they are known.
+
+    `opened` is the ended call until then.
+    """
+
+    __slots__ = ("opened", "totals")
+
+    def __init__(self, opened: Any) -> None:
+        self.opened = opened
+        self.totals: Totals | None = None
+
+    def fill(self, totals: Totals | None) -> None:
+        """Put in what is known now; None for nothing."""
+        self.totals, self.opened = totals, None

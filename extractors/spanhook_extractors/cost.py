@@ -17,6 +17,9 @@ class CostExtractor:
     A model that the list doesn't know has no cost, and the attribute `cost_unknown` says why.
     """
 
+    span_kinds = ("lm",)
+    deferred_kinds = ("lm",)
+
     @hookimpl
     def span_end(self, span: Span, call: Call) -> Facts | None:
         """Price what the extractors before have found."""

@@ -15,6 +15,9 @@ class FinishReasonExtractor:
     Several completions (`n > 1`) have one where they agree; all of them are in the attribute `finish_reasons`.
     """
 
+    span_kinds = ("lm",)
+    deferred_kinds = ("lm",)
+
     @hookimpl
     def span_end(self, span: Span, call: Call) -> Facts | None:
         """Read the answer's finish reasons."""

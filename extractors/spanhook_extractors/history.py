@@ -12,6 +12,9 @@ from spanhook_extractors.usage_dicts import member, read_usage
 class HistoryExtractor:
     """Usage, cost, cache hit and the model that answered. Knows nothing where DSPy's history is off."""
 
+    span_kinds = ("lm",)
+    deferred_kinds = ("lm",)
+
     @hookimpl
     def span_end(self, span: Span, call: Call) -> Facts | None:
         """Read the call's own history entry."""

@@ -15,6 +15,9 @@ class LMUsageExtractor:
     A program's prediction has it with `dspy.configure(track_usage=True)`, on the outermost module only.
     """
 
+    span_kinds = ("module", "lm", "tool", "evaluate", "compile", "interpreter", "custom", "interaction")
+    deferred_kinds = ("lm",)
+
     @hookimpl
     def span_end(self, span: Span, call: Call) -> Facts | None:
         """Read the tracker's sums."""

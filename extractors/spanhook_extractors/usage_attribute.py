@@ -15,6 +15,9 @@ class UsageAttributeExtractor:
     Not for DSPy's LMs: an answer from the cache still carries the usage of the call that filled it.
     """
 
+    span_kinds = ("module", "lm", "tool", "evaluate", "compile", "interpreter", "custom", "interaction")
+    deferred_kinds = ("lm",)
+
     @hookimpl
     def span_end(self, span: Span, call: Call) -> Facts | None:
         """Read `outputs.usage`, or `outputs["usage"]`."""

@@ -187,6 +187,58 @@ def test_hook_redact_that_raises():
     assert tracer.stats().errors == {"extractor redactor: redact: LookupError": 2}
 
 
+def test_span_kinds():
+    """A plugin with `span_kinds` is asked about spans of these kinds alone."""
+    notes: list[Any] = []
+    some = Noting("some", notes)
+    some.span_kinds = ("module",)
+    traced(some=some)
+    ask()
+    assert notes == ["some starts module", "some ends module"]
+
+
+def test_deferred_kinds():
+    """Those are asked later, with the record of the call; but none of which one behind it must see the call live."""
+    threads: dict[str, str] = {}
+    histories: list[int] = []
+
+    class Asked:
+        span_kinds = ("lm",)
+
+        def __init__(self, name: str, deferred: bool) -> None:
+            self.name = name
+            self.deferred_kinds = self.span_kinds if deferred else ()
+
+        @spanhook.hookimpl
+        def span_end(self, call):
+            threads[self.name] = threading.current_thread().name
+            histories.append(len(call.history))
+
+    plugins = {name: Asked(name, deferred) for name, deferred in [("a", True), ("b", False), ("c", True), ("d", True)]}
+    tracer, _ = traced(**plugins)
+    ask()
+    assert tracer.flush()
+    here = threading.current_thread().name
+    assert threads == {"a": here, "b": here, "c": "spanhook-intake", "d": "spanhook-intake"}
+    assert histories == [1, 1, 1, 1]
+
+
+def test_deferred_facts_are_those_of_the_call():
+    """What the program does to DSPy's record of the call, or to its result, after the call is not in the trace."""
+    tracer = spanhook.configure({"tracing": {"backends": []}}, plugins={"memory": (memory := Memory())})
+    lm = DummyLM([{"answer": "Paris"}])
+    with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
+        prediction = dspy.Predict("question -> answer")(question="France?")
+    entry = lm.history[-1]
+    entry["usage"]["prompt_tokens"], entry["cost"], entry["response_model"] = 999, 99.0, "another"
+    prediction.answer = "Rome"
+    assert tracer.flush()
+    (span,) = [span for span in memory.spans if span.kind == "lm"]
+    assert "999" not in str(span.to_dict())
+    assert "another" not in str(span.to_dict())
+    assert "Rome" not in str([span.to_dict() for span in memory.spans])
+
+
 def test_hook_emit():
     """Finished spans in the order in which they ended, on the backend's own thread."""
     tracer, memory = traced()

@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from spanhook.config import DeliverySettings
 from spanhook.delivery.items import Barrier, Entry, Item
@@ -26,7 +27,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, backends: Sequence[Plugin], settings: DeliverySettings, finish: Callable[[Item], Item], guard: Guard
+        self, backends: Sequence[Plugin], settings: DeliverySettings, finish: Callable[[Any], Item], guard: Guard
     ) -> None:
         self._workers = {plugin.name: Worker(plugin, settings, guard) for plugin in backends}
         self._limit = settings.queue_spans
@@ -40,7 +41,7 @@ class Pipeline:
         _pipelines.add(self)
 
     def _reset(self) -> None:
-        self._intake: deque[Item | Barrier] = deque()
+        self._intake: deque[Any] = deque()
         self._wakeup = threading.Event()
         self._hurry = threading.Event()
         self._starting = threading.Lock()
@@ -54,7 +55,7 @@ class Pipeline:
         self._reset()
         self._forked = True
 
-    def put(self, item: Item) -> bool:
+    def put(self, item: Any) -> bool:
         """Accept an item, on the program's thread. False if it was dropped: the queue is full, or shut down."""
         waiting = len(self._intake)
         if self._closed or waiting >= self._limit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from spanhook.errors import PluginError
 from spanhook.guard import attempt, describe
 from spanhook.hookspecs import BACKEND_HOOKS, EXTRACTOR_HOOKS, PROJECT, HookSpecs
 from spanhook.plugins.discovery import PluginKind
+from spanhook.span import KINDS
 
 Hook = Callable[..., Any]
 
@@ -27,6 +28,8 @@ class Plugin:
     kind: PluginKind
     instance: Any
     hooks: Mapping[str, Hook]
+    span_kinds: frozenset[str] = frozenset(KINDS)  # for which span_start and span_end are called
+    deferred_kinds: frozenset[str] = frozenset()  # for which span_end may be called later, on another thread
 
     @property
     def label(self) -> str:
@@ -69,9 +72,17 @@ def register(kind: PluginKind | None, name: str, instance: Any) -> Plugin:
         _check_marks(instance, hooks)
         kind = kind or ("backend" if hooks.keys() - EXTRACTOR_HOOKS else "extractor")
         _check_kind(kind, hooks)
+        kinds, deferred = _kinds(instance, "span_kinds", KINDS), _kinds(instance, "deferred_kinds", ())
     except PluginError as problem:
         raise PluginError(f"{label}: {problem}") from None
-    return Plugin(name, kind, instance, hooks)
+    return Plugin(name, kind, instance, hooks, kinds, deferred)
+
+
+def _kinds(instance: Any, attribute: str, default: Collection[str]) -> frozenset[str]:
+    kinds = getattr(instance, attribute, default)
+    if isinstance(kinds, str) or not (isinstance(kinds, Collection) and all(kind in KINDS for kind in kinds)):
+        raise PluginError(f"{attribute} must be a tuple or set of these: {', '.join(KINDS)}")
+    return frozenset(kinds)
 
 
 def _callable(hook: str, impl: pluggy.HookImpl) -> Hook:
