@@ -111,7 +111,7 @@ class OpenSpan:
     examples: Examples | None = field(default=None, init=False)  # of an evaluation
     example_of: Examples | None = field(default=None, init=False)  # the evaluation of which this may be an example
     _span: Span | None = field(default=None, init=False)
-    _call: Call | None = field(default=None, init=False)
+    live_call: Call | None = field(default=None, init=False)
 
     @property
     def span(self) -> Span:
@@ -135,9 +135,9 @@ class OpenSpan:
     @property
     def call(self) -> Call:
         """The live call, for plugins on its thread."""
-        if self._call is None:
-            self._call = Call(self.kind, self.instance, self.arguments)
-        return self._call
+        if self.live_call is None:
+            self.live_call = Call(self.kind, self.instance, self.arguments)
+        return self.live_call
 
     def mirror_start(self, child: OpenSpan) -> None:
         """An interaction shows what its first DSPy call was given, or where it makes none, its first own span."""
@@ -153,7 +153,7 @@ class OpenSpan:
 
     def forget(self) -> None:
         """Let go of the program's objects, and of what the span has."""
-        self.instance = self.parent = self.record = self._call = None
+        self.instance = self.parent = self.record = self.live_call = None
         self.inputs = self.outputs = self.attributes = self.error = None
         self.arguments, self.below = {}, []
 

@@ -25,6 +25,7 @@ from spanhook.totals import Part, Totals
 MAX_TRACEBACK_FRAMES = 50
 EndHook = tuple[str, str, Hook]  # where, in messages; the plugin's name; the function
 
+_NOTHING: Mapping[str, Any] = {}
 _CONVERTERS = (dspy_compat.plain_form,)
 
 
@@ -159,7 +160,9 @@ class Recorder:
             self._ask(opened, self._at_once[kind], outputs, exception)
         if parent is not None and parent.kind == "interaction":
             parent.mirror_end(opened)
-        arguments = opened.arguments
+        arguments, opened.arguments, opened.live_call = opened.arguments, _NOTHING, None  # the program's own objects
+        if not self._later[kind]:
+            opened.instance = None
         if kind == "lm" or opened.below:
             self._count(opened)  # from here on another thread may complete it
         if opened.example_of is None and not self.listeners:
