@@ -42,7 +42,7 @@ _TOKENS: tuple[re.Pattern[str], ...] = (
 _EXACT: tuple[re.Pattern[str], ...] = (
     re.compile(f"z(?<={_ALONE}AIz)a[A-Za-z0-9_-]{{30,}}"),  # Google
     re.compile(f"I(?<={_ALONE}A[KS]I)A[A-Z0-9]{{16}}(?![A-Za-z0-9])"),  # AWS
-    re.compile(r"J(?<=(?<![A-Za-z0-9_-])eyJ)[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]{6,})+(?:\.[A-Za-z0-9_-]*)*"),  # JWT
+    re.compile(r"J(?<=(?<![A-Za-z0-9_-])eyJ)[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]{6,})+(?:\.[A-Za-z0-9_-]+)*"),  # JWT
 )
 _PRIVATE_KEY = re.compile(
     r"(?<=-----BEGIN )[A-Z0-9 ]{0,40}PRIVATE KEY(?:(?!-----END)[A-Za-z0-9+/=\s\\:,-])*(?:-----END[A-Z0-9 ]*-----)?"
@@ -64,7 +64,7 @@ _PLACEHOLDERS = frozenset(
     {"string", "str", "null", "none", "true", "false", "number", "integer", "object", "bearer", "basic"}
 )
 _CODE = re.compile(r"(?:self\.)?[a-z_]+[0-9]?(?:[._][A-Za-z_]+[0-9]?)+")  # request.headers, hash_password2
-_CREDENTIAL = re.compile(r"[ \t]+([A-Za-z0-9._~+/=-]{8,})")
+_CREDENTIAL = re.compile(r"[ \t]+([A-Za-z0-9._~+/=-]{7,}[A-Za-z0-9_~+/=-])")
 
 _NO_VALUE = ("", *" \t\n,;:.)]}+%")
 _HUMPS = re.compile("[a-z][A-Z]")
@@ -194,6 +194,6 @@ def _is_credential(scheme: str, value: str) -> bool:
     if scheme == "bearer":
         return any(map(str.isdigit, value)) or len(value) >= 24
     try:
-        return b":" in base64.b64decode(value.rstrip("."), validate=True)
+        return b":" in base64.b64decode(value, validate=True)
     except (ValueError, binascii.Error):
         return False
