@@ -14,6 +14,7 @@ import contextlib
 import functools
 import http.server
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Mapping
@@ -27,10 +28,13 @@ class HTTPServer:
 
     Args:
         port: 0: a free one. A port of your choice, to come back on after an outage.
+        tls: for HTTPS: a context with the server's certificate.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self._http = _Server(("127.0.0.1", port), functools.partial(_Handler, self))
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
     @property

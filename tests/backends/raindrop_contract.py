@@ -148,7 +148,7 @@ def _time(item: Mapping[str, Any]) -> Problems:
 
 
 def spans(span: Any, project_id: str | None) -> Problems:
-    """One span of `POST traces`, as `raindrop_server.OTLPSpan`."""
+    """One span of `POST traces`, as `raindrop_server.RaindropSpan`."""
     if len(span.trace_id) != 32 or len(span.span_id) != 16:
         yield "a span's ids have the wrong length"
     if not 0 < span.start_ns <= span.end_ns:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import raindrop_contract as contract
-from raindrop_spans import OTLPSpan, spans_of
+from otlp_wire import OTLPSpan, request_of, spans_of
 
 from http_server import Exchange, HTTPServer
 
@@ -44,6 +44,20 @@ class Fault:
     when: Callable[[bytes], bool] = lambda body: True
 
 
+class RaindropSpan(OTLPSpan):
+    """A span as Raindrop reads it."""
+
+    @property
+    def kind(self) -> str:
+        """task, tool or llm."""
+        return str(self.attributes["traceloop.span.kind"])
+
+    @property
+    def event_id(self) -> str:
+        """The event that it belongs to."""
+        return str(self.attributes["traceloop.association.properties.event_id"])
+
+
 class RaindropServer(HTTPServer):
     """Raindrop on a free port of 127.0.0.1, for a `with` block. Any number of threads may call it.
 
@@ -58,7 +72,7 @@ class RaindropServer(HTTPServer):
         self.events: list[dict[str, Any]] = []
         self.identities: list[dict[str, Any]] = []
         self.signals: list[dict[str, Any]] = []
-        self.spans: list[OTLPSpan] = []
+        self.spans: list[RaindropSpan] = []
         self.on_arrival: Callable[[str, Any], None] = lambda what, item: None
         self._fault: Fault | None = None
         self._released = threading.Event()
@@ -150,7 +164,7 @@ class RaindropServer(HTTPServer):
         if project_id is not None and not contract.PROJECT_ID.fullmatch(project_id):
             return [f"{project_id!r} is no slug of a project"]
         if path == "/v1/traces":
-            found = spans_of(headers, body)
+            found = spans_of(request_of(headers, body), RaindropSpan)
             problems = [problem for span in found for problem in contract.spans(span, project_id)]
             return problems or self._store("span", self.spans, found)
         if headers.get("content-type") != "application/json":

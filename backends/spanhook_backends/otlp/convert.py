@@ -37,7 +37,9 @@ class Converter:
         self._put(made, "kind", "AGENT" if is_agent else _KINDS.get(span.kind, "CHAIN"))
         self._put(made, "user", span.user_id)
         self._put(made, "conversation", span.convo_id)
-        if span.kind in ("module", "interaction"):
+        if span.kind == "tool":
+            self._put(made, "tool", span.name)
+        elif span.kind in ("module", "interaction"):
             self._put(made, "agent" if is_agent else "workflow", span.name)
         self._put(made, "prompt_version", span.attributes.get("dspy.prompt_version"))
         if span.cache_hit is not None:
