@@ -59,7 +59,7 @@ class HTTPSender:
         client_certificate: str | None = None,
         client_key: str | None = None,
     ) -> None:
-        self._adapter = _Adapter(headers)
+        self._adapter = _Adapter(headers, certificate)
         session = requests.Session()
         for prefix in ("http://", "https://"):
             session.mount(prefix, self._adapter)
@@ -104,9 +104,10 @@ class _Settled(requests.RequestException):  # type: ignore[misc]  # it has no ty
 class _Adapter(HTTPAdapter):  # type: ignore[misc]
     """Sends our headers and no others, and keeps the answer."""
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
+    def __init__(self, headers: Mapping[str, str], certificate: str | None) -> None:
         super().__init__()
         self._headers = headers
+        self._certificate = certificate
         self.answer: Answer | None = None
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
@@ -114,6 +115,8 @@ class _Adapter(HTTPAdapter):  # type: ignore[misc]
             del request.headers[name]
         request.headers.update(self._headers)
         kwargs["stream"] = True
+        if self._certificate is not None:  # requests prefers REQUESTS_CA_BUNDLE to what its session has been told
+            kwargs["verify"] = self._certificate
         try:
             try:
                 response = super().send(request, *args, **kwargs)

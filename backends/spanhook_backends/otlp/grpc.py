@@ -82,7 +82,9 @@ class GRPCSender:
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Outcome("too_large", reason) if after_s is None else Outcome("later", reason, after_s)
         if "CERTIFICATE_VERIFY_FAILED" in details:
-            return Outcome("refused", f"{reason}: its certificate is not trusted; {outcomes.CHECK_CERTIFICATE}")
+            return Outcome(
+                "refused", f"{self._target.place}: its certificate is not trusted; {outcomes.CHECK_CERTIFICATE}"
+            )
         if code is grpc.StatusCode.UNIMPLEMENTED or "http1" in details or "WRONG_VERSION_NUMBER" in details:
             where = f"there is no OTLP receiver for gRPC at this address; {outcomes.CHECK_ENDPOINT}, and protocol"
             return Outcome("refused", f"{reason}: {where}")

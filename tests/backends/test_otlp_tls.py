@@ -1,0 +1,123 @@
+"""TLS: certificates that are trusted, that are not, and our own."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from doubles import WAIT_S, messages, one_span
+
+pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
+
+import grpc
+import trustme
+from otlp_server import GRPCServer, OTLPServer, traced, tracing
+
+
+class Files(NamedTuple):
+    """PEM files: of the authority, and of the client."""
+
+    authority: str
+    certificate: str
+    key: str
+
+
+class Kit(NamedTuple):
+    """What both servers need."""
+
+    tls: ssl.SSLContext
+    credentials: Any
+    files: Files
+
+
+def _kit(folder: Path, *, wants_client: bool) -> Kit:
+    authority = trustme.CA()
+    server, client = authority.issue_cert("127.0.0.1", "localhost"), authority.issue_cert("client@example.com")
+    files = Files(*(str(folder / name) for name in ("ca.pem", "client.pem", "client.key")))
+    authority.cert_pem.write_to_path(files.authority)
+    client.cert_chain_pems[0].write_to_path(files.certificate)
+    client.private_key_pem.write_to_path(files.key)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.configure_cert(tls)
+    if wants_client:
+        authority.configure_trust(tls)
+        tls.verify_mode = ssl.CERT_REQUIRED
+    credentials = grpc.ssl_server_credentials(
+        [(server.private_key_pem.bytes(), server.cert_chain_pems[0].bytes())],
+        authority.cert_pem.bytes() if wants_client else None,
+        wants_client,
+    )
+    return Kit(tls, credentials, files)
+
+
+@pytest.fixture(params=["http", "grpc"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def _server(protocol: str, kit: Kit) -> Any:
+    return OTLPServer(tls=kit.tls) if protocol == "http" else GRPCServer(credentials=kit.credentials)
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    return _kit(tmp_path, wants_client=False)
+
+
+def test_a_certificate_that_is_not_trusted_is_said_and_counted(
+    protocol: str, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is wrong, where, and which option to set; the loss is counted and nothing waits."""
+    with _server(protocol, kit) as receiver, tracing(receiver) as tracer:
+        one_span(tracer)
+        assert not tracer.flush(WAIT_S)
+        assert tracer.stats().backends["otlp"].failed == 1
+        assert receiver.spans == []
+    warning, summary = messages(caplog.records)
+    assert summary == "not delivered: backend otlp: 1 failed"
+    assert "its certificate is not trusted" in warning
+    assert f":{receiver.port}" in warning
+    assert "set certificate under [backends.otlp] to a file" in warning
+
+
+def test_certificate_names_whom_to_trust(protocol: str, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option `certificate`, whatever else in the program looks for certificates elsewhere."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", kit.files.certificate)
+    with _server(protocol, kit) as receiver, traced(receiver, certificate=kit.files.authority) as tracer:
+        one_span(tracer)
+    assert len(receiver.spans) == 1
+
+
+def test_certificate_from_the_variable(protocol: str, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OTEL_EXPORTER_OTLP_CERTIFICATE."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", kit.files.authority)
+    with _server(protocol, kit) as receiver, traced(receiver) as tracer:
+        one_span(tracer)
+    assert len(receiver.spans) == 1
+
+
+def test_a_client_certificate_is_shown_to_a_receiver_that_wants_one(protocol: str, tmp_path: Path) -> None:
+    """The options `client_certificate` and `client_key`."""
+    kit = _kit(tmp_path, wants_client=True)
+    options = {
+        "certificate": kit.files.authority,
+        "client_certificate": kit.files.certificate,
+        "client_key": kit.files.key,
+    }
+    with _server(protocol, kit) as receiver, traced(receiver, **options) as tracer:
+        one_span(tracer)
+    assert len(receiver.spans) == 1
+
+
+def test_a_receiver_without_tls_behind_an_https_endpoint(caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong scheme is no outage: it is said, and nothing waits for it to pass."""
+    with OTLPServer() as receiver:
+        endpoint = receiver.endpoint.replace("http:", "https:")
+        with tracing(receiver, endpoint=endpoint) as tracer:
+            one_span(tracer)
+            assert not tracer.flush(WAIT_S)
+            assert tracer.stats().backends["otlp"].failed == 1
+    assert "no TLS connection can be made; check endpoint under [backends.otlp]" in caplog.text
