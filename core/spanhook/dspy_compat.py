@@ -272,6 +272,22 @@ def signature_text(value: Any) -> str | None:
     return text
 
 
+def prompt_parts(module: Any, arguments: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """The signature and the demos that a `dspy.Predict` has for a call with these arguments; None for other modules."""
+    if not issubclass(type(module), dspy.Predict):
+        return None
+    held = _own(module)
+    signature, demos = arguments.get("signature") or held.get("signature"), arguments.get("demos")
+    if isinstance(signature, str):
+        signature = dspy.Signature(signature)
+    return signature, held.get("demos") if demos is None else demos
+
+
+def signature_fields(signature: Any) -> list[tuple[str, Any, dict[str, Any]]]:
+    """A signature's fields in order: name, type, and what DSPy holds of it: kind, description, prefix, constraints."""
+    return [(name, field.annotation, field.json_schema_extra) for name, field in signature.model_fields.items()]
+
+
 def member_name(owner: Any, module: Any) -> str | None:
     """The name of the attribute in which a module holds another one: which of its predictors that is."""
     for name, value in _own(owner).items():

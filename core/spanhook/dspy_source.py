@@ -15,6 +15,7 @@ from spanhook.dspy_compat import CARRIES_CALL_ID, BaseCallback, LMRecord
 from spanhook.evaluations import Examples, as_score
 from spanhook.guard import Guard, guarded
 from spanhook.processes import forks
+from spanhook.prompt_version import prompt_version
 from spanhook.recorder import Recorder
 from spanhook.span import Kind, Span
 
@@ -146,10 +147,14 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         attributes = {}
         if signature := dspy_compat.signature_text(instance):
             attributes["dspy.signature"] = signature
-        parent = self.innermost()
+        parent, arguments = self.innermost(), _arguments(inputs)
+        if (parent is None or parent.trace.sampled) and (
+            version := self._guard.call("tracer: version of a prompt", prompt_version, instance, arguments)
+        ):
+            attributes["prompt_version"] = version
         if parent is not None and (member := dspy_compat.member_name(parent.instance, instance)):
             attributes["dspy.member"] = member
-        opened = self._start_parent("module", call_id, instance, _arguments(inputs), parent, attributes)
+        opened = self._start_parent("module", call_id, instance, arguments, parent, attributes)
         if opened is not None and parent is not None and parent.examples is not None and parent.forks == forks():
             opened.example_of = parent.examples.of(instance)
 
