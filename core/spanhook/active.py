@@ -28,6 +28,8 @@ class Trace:
     user_id: str | None = None
     convo_id: str | None = None
     remote: RemoteParent | None = None  # the caller, of a trace that began elsewhere
+    sample_rate: float | None = None  # by which it was chosen; None where a caller chose and doesn't say
+    recorded: bool = True  # False: nothing of it can go out
     local_root_id: str | None = None
     ledgers: tuple[Ledger, ...] = ()  # of the interactions around, the outer ones first
     counted: bool = False  # whether tokens and cost are counted where the trace is not sampled
@@ -50,9 +52,11 @@ class Trace:
             # Without an id of the caller's, each local root has its own: several may share one remote trace.
             event_id = event_id or remote.event_id or uuid_of(new_trace_id())
             user_id, convo_id = user_id or remote.user_id, convo_id or remote.convo_id
-            return cls(remote.trace_id, event_id, remote.sampled, user_id, convo_id, remote)
+            rate = remote.sample_rate
+            return cls(remote.trace_id, event_id, remote.sampled, user_id, convo_id, remote, rate)
         trace_id = (event_id and trace_id_from(event_id)) or new_trace_id()
-        return cls(trace_id, event_id or uuid_of(trace_id), is_sampled(trace_id, sample_rate), user_id, convo_id)
+        sampled = is_sampled(trace_id, sample_rate)
+        return cls(trace_id, event_id or uuid_of(trace_id), sampled, user_id, convo_id, None, sample_rate)
 
 
 class Attached:

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from spanhook.delivery.keeping import rule_of
+
 ENV_PREFIX = "SPANHOOK_"
 ENV_DELIMITER = "__"
 
@@ -38,7 +40,18 @@ def _checked_pattern(pattern: str) -> str:
 
 
 Patterns = Annotated[list[Annotated[str, AfterValidator(_checked_pattern)]], BeforeValidator(_one), NoDecode]
+
+
+def _checked_rule(text: str) -> str:
+    try:
+        rule_of(text)
+    except ValueError as error:
+        raise PydanticCustomError("rule", "{reason}", {"reason": str(error)}) from None
+    return text
+
+
 Names = Annotated[list[str], BeforeValidator(_split), NoDecode]
+Rules = Annotated[list[Annotated[str, AfterValidator(_checked_rule)]], BeforeValidator(_split), NoDecode]
 
 
 class PluginOptions(BaseModel):
@@ -73,6 +86,9 @@ class TracingSettings(PluginOptions):
 
     sample_rate: float = Field(default=1.0, ge=0.0, le=1.0)
     """The share of traces that is kept: whole traces, chosen by their id."""
+
+    keep: Rules = Field(default=[])
+    """Traces that are kept although `sample_rate` leaves them out: "error", "slow:5s", "cost:0.10"."""
 
     strict: bool = False
     """True, for development and tests: a wrong identity or signal raises ValueError."""

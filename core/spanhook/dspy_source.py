@@ -76,7 +76,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         for opened in list(self._open.values()):
             if opened.examples is not None and opened.forks == forks():
                 opened.examples.release("the tracer was shut down before the evaluation ended")
-        return sum(opened.trace.sampled and opened.forks == forks() for opened in list(self._open.values()))
+        return sum(opened.trace.recorded and opened.forks == forks() for opened in list(self._open.values()))
 
     def _start(
         self,
@@ -175,7 +175,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
             *dspy_compat.lm_identity(instance),
             dspy_compat.lm_parameters(instance, arguments),
         )
-        if opened is not None and (opened.trace.sampled or opened.trace.counted):
+        if opened is not None and (opened.trace.recorded or opened.trace.counted):
             opened.record = LMRecord()
 
     @guarded("tracer: start of a tool")
@@ -209,7 +209,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         given = {name: getattr(instance, name, None) for name in ("devset", "metric", "num_threads")}
         given.update((key, value) for key, value in inputs.items() if value is not None)
         opened = self._start_parent("evaluate", call_id, instance, _counted(given), self.innermost())
-        if opened is not None and opened.trace.sampled:
+        if opened is not None and opened.trace.recorded:
             opened.examples = Examples(inputs.get("program"), self._recorder.hand_over)
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:

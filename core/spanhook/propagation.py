@@ -46,6 +46,9 @@ def _inject(headers: MutableMapping[str, str], guard: Guard) -> None:
     else:
         return
     ids = [(name, getattr(span, name)) for name in _IDS]
+    rate = opened.trace.sample_rate if opened is not None else remote.sample_rate if remote is not None else None
+    if sampled and rate is not None and rate < 1.0:
+        ids.append((_RATE, repr(rate)))
     random = remote is not None and remote.random
     _put(headers, "traceparent", w3c.traceparent_of(span.trace_id, span.span_id, sampled=sampled, random=random))
     if remote is not None and remote.tracestate is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from spanhook import budgets, dspy_compat, facts
 from spanhook.active import REMOTE, OpenSpan, Trace
 from spanhook.config import TracingSettings
+from spanhook.delivery.keeping import RATE, Keeping
 from spanhook.dspy_compat import LMRecord
 from spanhook.guard import Guard, message_of
 from spanhook.ids import new_span_id
@@ -41,10 +42,12 @@ class Recorder:
         plugins: list[Plugin],
         guard: Guard,
         deliver: Callable[[Span | OpenSpan], object],
+        keeping: Keeping | None = None,
     ) -> None:
         self._guard = guard
         self._deliver = deliver
         self._sample_rate = tracing.sample_rate
+        self._keeping = keeping
         self.content = tracing.capture == "full"
         asked = sorted(plugins, key=lambda plugin: plugin.kind == "backend")  # extractors know better
         self._on_start = {kind: _hooks("span_start", kind, plugins) for kind in KINDS}
@@ -58,8 +61,8 @@ class Recorder:
 
     @property
     def sampled_out(self) -> int:
-        """How many traces `sample_rate` has left out."""
-        return self._sampled_out
+        """How many traces `sample_rate` has left out, and `keep` has not kept."""
+        return self._sampled_out + (self._keeping.sampled_out if self._keeping is not None else 0)
 
     def begin_trace(
         self, event_id: str | None = None, user_id: str | None = None, convo_id: str | None = None
@@ -67,7 +70,8 @@ class Recorder:
         """A new trace with its share in the sample decided, or the caller's where one is attached."""
         remote = self._remote_parent()
         trace = Trace.begin(self._sample_rate, event_id=event_id, user_id=user_id, convo_id=convo_id, remote=remote)
-        if not trace.sampled:
+        trace.recorded = trace.sampled or self._keeping is not None
+        if not trace.recorded:
             with self._lock:
                 self._sampled_out += 1
         return trace
@@ -108,8 +112,12 @@ class Recorder:
         )
         if parent is None:
             trace.local_root_id = opened.span_id
+            if self._keeping is not None:
+                self._keeping.begin(opened.span_id, sampled=trace.sampled, rate=trace.sample_rate)
+            elif trace.sample_rate is not None and trace.sample_rate < 1.0:
+                attributes = {**(attributes or {}), RATE: trace.sample_rate}
         opened.model, opened.provider = model, provider
-        if not trace.sampled:
+        if not trace.recorded:
             return opened
         opened.attributes = attributes
         if self.content and arguments:
@@ -137,7 +145,7 @@ class Recorder:
             return  # it began before this process was forked: it is the parent's to tell of
         if dspy_compat.is_prediction(outputs):
             self._guard.call("remembering a prediction", remember_event, outputs, opened.trace.event_id)
-        if not opened.trace.sampled:
+        if not opened.trace.recorded:
             if opened.trace.counted and (opened.kind == "lm" or opened.below):
                 self._count_only(opened, outputs, exception)
             return

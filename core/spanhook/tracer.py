@@ -16,6 +16,7 @@ from spanhook.active import OpenSpan
 from spanhook.budgets import OverBudget
 from spanhook.config import Settings
 from spanhook.delivery.items import Item
+from spanhook.delivery.keeping import Keeping
 from spanhook.delivery.pipeline import Pipeline
 from spanhook.delivery.stats import Stats
 from spanhook.dspy_source import DSPySource
@@ -48,8 +49,10 @@ class Tracer:
         backends = [plugin for plugin in plugins if plugin.kind == "backend"]
         redact = [(f"{p.label}: redact", p.hooks["redact"]) for p in plugins if "redact" in p.hooks]
         self._finish = Finisher(settings.tracing.max_text_chars, self._guard, Redactor(settings.redact), redact)
-        self._pipeline = Pipeline(backends, settings.delivery, self._prepare, self._guard)
-        self._recorder = Recorder(settings.tracing, plugins, self._guard, self._pipeline.put)
+        rules, limits = settings.tracing.keep, settings.delivery
+        keeping = Keeping(rules, limits.queue_spans, limits.queue_bytes, self._completed) if rules else None
+        self._pipeline = Pipeline(backends, limits, self._prepare, self._guard, keeping)
+        self._recorder = Recorder(settings.tracing, plugins, self._guard, self._pipeline.put, keeping)
         self._source = DSPySource(self._recorder, self._guard, self)
         self.is_replaced = False
 
@@ -239,7 +242,10 @@ class Tracer:
 
     def _prepare(self, item: Item | OpenSpan) -> Item:
         """Make what the program handed over fit for every backend, on the intake thread."""
-        return self._finish(self._recorder.complete(item) if isinstance(item, OpenSpan) else item)
+        return self._finish(self._completed(item))
+
+    def _completed(self, item: Item | OpenSpan) -> Item:
+        return self._recorder.complete(item) if isinstance(item, OpenSpan) else item
 
     def _checked(self, what: str, value: str | None) -> str | None:
         """An interaction's id if it can be one; None where it was rejected, or not given."""

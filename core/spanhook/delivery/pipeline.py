@@ -6,12 +6,13 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from spanhook.config import DeliverySettings
 from spanhook.delivery.items import Barrier, Entry, Item
+from spanhook.delivery.keeping import Keeping
 from spanhook.delivery.sizes import size_of
 from spanhook.delivery.stats import BackendStats
 from spanhook.delivery.worker import Worker, join
@@ -27,13 +28,19 @@ class Pipeline:
     """
 
     def __init__(
-        self, backends: Sequence[Plugin], settings: DeliverySettings, finish: Callable[[Any], Item], guard: Guard
+        self,
+        backends: Sequence[Plugin],
+        settings: DeliverySettings,
+        finish: Callable[[Any], Item],
+        guard: Guard,
+        keeping: Keeping | None = None,
     ) -> None:
         self._workers = {plugin.name: Worker(plugin, settings, guard) for plugin in backends}
         self._limit = settings.queue_spans
         self._many = settings.queue_spans - settings.queue_spans // 4
         self._interval_s = settings.interval_s
         self._finish = finish
+        self._keeping = keeping
         self._guard = guard
         self._forked = False
         self._closed = False
@@ -52,6 +59,8 @@ class Pipeline:
         """In a forked child: no threads came along, and what was queued is the parent's to deliver."""
         for worker in self._workers.values():
             worker.reset()
+        if self._keeping is not None:
+            self._keeping.reset()
         self._reset()
         self._forked = True
 
@@ -171,17 +180,28 @@ class Pipeline:
             item = self._intake[0]
             if isinstance(item, Barrier):
                 closing = closing or item.closing
+                if item.closing and self._keeping is not None:
+                    self._give(self._keeping.close())
                 for worker in self._workers.values():
                     worker.put_barrier(item)
+            elif self._keeping is not None:
+                self._give(self._keeping.take(item))
             else:
-                finished = self._finish(item)
-                entry = Entry(finished, size_of(finished))
-                for worker in self._workers.values():
-                    worker.put(entry)
+                self._give((item,))
             self._intake.popleft()  # only now: until then it counts as queued
         for worker in self._workers.values():
             worker.wake()
         return closing
+
+    def _give(self, items: Iterable[Item]) -> None:
+        for item in items:
+            finished = self._finish(item)
+            entry = Entry(finished, size_of(finished))
+            for worker in self._workers.values():
+                worker.put(entry)
+        if self._keeping is not None:
+            for _ in range(self._keeping.take_lost()):
+                self._drop("keep_full")
 
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()

@@ -39,4 +39,4 @@ class Stats:
     errors: Mapping[str, int] = field(default_factory=dict)
     """What plugins and the tracer itself raised, by place and type; none of it reached the program."""
     sampled_out: int = 0
-    """Traces that `sample_rate` left out."""
+    """Traces that `sample_rate` left out, and `keep` has not kept."""
