@@ -14,8 +14,9 @@ from spanhook.snapshot import trim, trim_text
 
 PATTERN_TIMEOUT_S = 1.0  # of one pattern of the user's on one text
 MARGIN_CHARS = 4_096  # a secret across the place where a text is cut is still seen whole
-MAX_CACHED = 5_000  # names
-MAX_CACHED_CHARS = 100
+MAX_CACHED = 1_000  # texts
+MAX_CACHED_CHARS = 2_000  # of one
+MAX_NAME_CHARS = 100
 
 
 class Redactor:
@@ -29,6 +30,7 @@ class Redactor:
         self._enabled = settings.enabled
         self._patterns: Sequence[Any] = [regex.compile(pattern) for pattern in settings.patterns]
         self._fields = frozenset(_plain(name) for name in settings.fields)
+        self._texts: dict[str, str] = {}
         self._names: dict[str, tuple[str, bool]] = {}
 
     def text(self, text: str, max_chars: int) -> str:
@@ -39,9 +41,17 @@ class Redactor:
         """
         if not self._enabled:
             return trim_text(text, max_chars)
+        known = self._texts.get(text)
+        if known is not None and len(known) <= max_chars:  # the same text is in several spans of a trace
+            return known
         beyond = len(text) - max_chars - MARGIN_CHARS
         seen = self._redacted(text if beyond <= 0 else text[: max_chars + MARGIN_CHARS])
-        return trim_text(seen, max_chars, beyond=max(0, beyond))
+        cut = trim_text(seen, max_chars, beyond=max(0, beyond))
+        if len(text) <= min(max_chars, MAX_CACHED_CHARS):
+            if len(self._texts) >= MAX_CACHED:
+                self._texts.clear()
+            self._texts[text] = cut
+        return cut
 
     def value(self, value: Any, max_chars: int) -> Any:
         """Plain data without secrets, fit for JSON and for sending. Always a copy of the containers.
@@ -82,14 +92,14 @@ class Redactor:
     def _name(self, key: str, max_chars: int) -> tuple[str, bool]:
         cleaned = self.text(key, max_chars)
         found = (key if cleaned == key else cleaned), self._is_field(key)
-        if len(key) <= MAX_CACHED_CHARS:
+        if len(key) <= MAX_NAME_CHARS:
             if len(self._names) >= MAX_CACHED:
                 self._names.clear()
             self._names[key] = found
         return found
 
     def _is_field(self, name: str) -> bool:
-        return is_secret_name(name[:MAX_CACHED_CHARS]) or (bool(self._fields) and _plain(name) in self._fields)
+        return is_secret_name(name[:MAX_NAME_CHARS]) or (bool(self._fields) and _plain(name) in self._fields)
 
     def _is_header(self, name: str) -> bool:
         """Whether a pair with this name is a header and not just two words."""

@@ -20,14 +20,16 @@ MAX_VALUE_CHARS = 4_000  # of a value in quotes
 _ALONE = "(?<![A-Za-z0-9])"
 
 
-def _prefixed(separator: str, *prefixes: str) -> re.Pattern[str]:
+def _prefixed(separator: str, *prefixes: str) -> tuple[str, re.Pattern[str]]:
     """A token with one of these prefixes; of it only the separator and what follows is matched."""
-    behind = "|".join(f"(?<={_ALONE}{prefix}{separator})" for prefix in prefixes)
-    return re.compile(f"{separator}(?=[A-Za-z0-9][A-Za-z0-9_-]{{15}})(?:{behind})[A-Za-z0-9_-]+(?:[.][A-Za-z0-9_-]+)*")
+    begin = re.escape(separator)
+    behind = "|".join(f"(?<={_ALONE}{prefix}{begin})" for prefix in prefixes)
+    pattern = f"{begin}(?=[A-Za-z0-9][A-Za-z0-9_-]{{15}})(?:{behind})[A-Za-z0-9_-]+(?:[.][A-Za-z0-9_-]+)*"
+    return separator, re.compile(pattern)
 
 
 # They may also be the beginning of a plain name (`sk-estimator-doc-link`), so that what follows has to look random.
-_TOKENS: tuple[re.Pattern[str], ...] = (
+_TOKENS: tuple[tuple[str, re.Pattern[str]], ...] = (
     # OpenAI, Anthropic, OpenRouter, DeepSeek, Langfuse · Slack · GitLab · PyPI · Perplexity · xAI · Tavily · Nvidia
     _prefixed("-", "sk", "xox[a-z]", "xapp", "glpat", "pypi", "pplx", "xai", "tvly", "nvapi"),
     # GitHub · HuggingFace · Raindrop · Groq · npm · Stripe · Replicate · LangSmith · DigitalOcean · Shopify · Grafana ·
@@ -37,12 +39,15 @@ _TOKENS: tuple[re.Pattern[str], ...] = (
         "lsv2_[ps][tk]", "do[opr]_v1", "shpat", "glsa", "glc", "ntn", "figd", "sbp", "lin_api", "fw", "tgp_v1", "jina",
     ),
     # SendGrid · Google OAuth · Vault
-    _prefixed("[.]", "SG", "ya29", "hvs"),
+    _prefixed(".", "SG", "ya29", "hvs"),
 )  # fmt: skip
-_EXACT: tuple[re.Pattern[str], ...] = (
-    re.compile(f"z(?<={_ALONE}AIz)a[A-Za-z0-9_-]{{30,}}"),  # Google
-    re.compile(f"I(?<={_ALONE}A[KS]I)A[A-Z0-9]{{16}}(?![A-Za-z0-9])"),  # AWS
-    re.compile(r"J(?<=(?<![A-Za-z0-9_-])eyJ)[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]{6,})+(?:\.[A-Za-z0-9_-]+)*"),  # JWT
+_EXACT: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("z", re.compile(f"z(?<={_ALONE}AIz)a[A-Za-z0-9_-]{{30,}}")),  # Google
+    ("I", re.compile(f"I(?<={_ALONE}A[KS]I)A[A-Z0-9]{{16}}(?![A-Za-z0-9])")),  # AWS
+    (
+        "J",
+        re.compile(r"J(?<=(?<![A-Za-z0-9_-])eyJ)[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]{6,})+(?:\.[A-Za-z0-9_-]+)*"),
+    ),  # JWT
 )
 _PRIVATE_KEY = re.compile(
     r"(?<=-----BEGIN )[A-Z0-9 ]{0,40}PRIVATE KEY(?:(?!-----END)[A-Za-z0-9+/=\s\\:,-])*(?:-----END[A-Z0-9 ]*-----)?"
@@ -58,6 +63,7 @@ _AFTER = re.compile(_NAME + r"""{0,40}(\\*["'])?[\])]?[ \t]{0,3}(?:=>|:=|[:=]|>(
 _AFTER_FLAG = re.compile(r"[a-z-]{0,40}( ) *")
 _QUOTE = re.compile(r"""\\*["']""")
 _BARE = re.compile(r"""[^\s"'\\,;&(){}\[\]<>]+""")
+_HEADER_SCHEMES = ("bearer", "basic")
 _SCHEME = re.compile(r"(?:bearer|basic|token|digest|apikey|negotiate)[ \t]+", re.IGNORECASE)
 _CRUMBS = re.compile(r"""[^\s=;,"'\\]{1,100}=[^\r\n"'\\]+""")
 _PLACEHOLDERS = frozenset(
@@ -76,19 +82,31 @@ def redacted(text: str) -> str:
     """`text` with a mark in place of each secret that its look gives away; the same object where there is none."""
     if len(text) < MIN_CHARS:
         return text
-    for pattern in _TOKENS:
-        text = pattern.sub(_mark_if_random, text)
-    for pattern in _EXACT:
-        text = pattern.sub(MARK, text)
+    for rare, pattern in _TOKENS:
+        if rare in text:
+            text = pattern.sub(_mark_if_random, text)
+    for rare, pattern in _EXACT:
+        if rare in text:
+            text = pattern.sub(MARK, text)
     if "PRIVATE KEY" in text:
         text = _PRIVATE_KEY.sub(MARK, text)
     if "://" in text:
         text = _URL_PASSWORD.sub(rf"://\1:{MARK}@", text)
-    places = sorted(_values(text))
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a few letters become two
+        lowered = text.translate(_ASCII_LOWER)
+    places: list[tuple[int, int]] = []
+    if ":" in text or "=" in text or ">" in text or "--" in text:
+        for stem in _STEMS:
+            if stem in lowered:
+                places += _values(text, lowered, stem)
+    for scheme in _HEADER_SCHEMES:
+        if scheme in lowered:
+            places += _credentials(text, lowered, scheme)
     if not places:
         return text
     parts, at = [], 0
-    for start, end in places:
+    for start, end in sorted(places):
         if end > at:
             parts += [text[at : max(at, start)], MARK]
             at = end
@@ -102,24 +120,23 @@ def _mark_if_random(match: re.Match[str]) -> str:
     return separator + MARK if is_random else match[0]
 
 
-def _values(text: str) -> Iterator[tuple[int, int]]:
-    """Where in `text` stands what follows a secret's name, or the scheme of an Authorization header."""
-    lowered = text.lower()
-    if len(lowered) != len(text):  # a few letters become two
-        lowered = text.translate(_ASCII_LOWER)
-    for stem in _STEMS:
-        done = 0
-        for at in _places(lowered, stem):
-            if at >= done and (value := _value(text, at, at + len(stem))) is not None:
-                start, end, is_secret = value
-                done = end  # what was looked at once is not looked at again
-                if is_secret:
-                    yield start, end
-    for scheme in ("bearer", "basic"):
-        for at in _places(lowered, scheme):
-            credential = _CREDENTIAL.match(text, at + len(scheme))
-            if credential is not None and _is_credential(scheme, credential[1]):
-                yield credential.span(1)
+def _values(text: str, lowered: str, stem: str) -> Iterator[tuple[int, int]]:
+    """Where in `text` stands what follows the names of secrets that have this in them."""
+    done = 0
+    for at in _places(lowered, stem):
+        if at >= done and (value := _value(text, at, at + len(stem))) is not None:
+            start, end, is_secret = value
+            done = end  # what was looked at once is not looked at again
+            if is_secret:
+                yield start, end
+
+
+def _credentials(text: str, lowered: str, scheme: str) -> Iterator[tuple[int, int]]:
+    """Where in `text` stands what follows the scheme of an Authorization header."""
+    for at in _places(lowered, scheme):
+        credential = _CREDENTIAL.match(text, at + len(scheme))
+        if credential is not None and _is_credential(scheme, credential[1]):
+            yield credential.span(1)
 
 
 def _places(text: str, needle: str) -> Iterator[int]:
