@@ -157,6 +157,8 @@ class OpenSpan:
 
     def forget(self) -> None:
         """Let go of the program's objects, and of what the span has."""
+        if self.record is not None:
+            self.record.forget()
         self.instance = self.parent = self.record = self.live_call = None
         self.inputs = self.outputs = self.attributes = self.error = None
         self.arguments, self.below = {}, []

@@ -146,6 +146,10 @@ class LMRecord:
                     self._outer.add_usage(model, entry)
         self._tracker = self._outer = None
 
+    def forget(self) -> None:
+        """Let go of what was recorded: LiteLLM keeps the contexts of async calls, and with them what stood there."""
+        self.history, self.lm_usage = [], {}
+
 
 def _apart(entry: Any) -> dict[str, Any]:
     copied = dict(entry)
