@@ -12,7 +12,7 @@ from spanhook import ConfigError, Signal, Span, TracingSettings, hookimpl
 from spanhook.guard import attempt
 from spanhook.span import Trait
 from spanhook_backends.otel.spans import Attributes, Replay, readable
-from spanhook_backends.otlp import signals
+from spanhook_backends.otlp import context, signals
 from spanhook_backends.otlp.conventions import Names
 from spanhook_backends.otlp.convert import PREFIX, Converter, traits_of
 from spanhook_backends.otlp.delivery import Delivery
@@ -52,6 +52,9 @@ class OTLPBackend:
                 [f"tracer_provider: must be the SDK's TracerProvider, not {type(tracer_provider).__name__}"]
             )
         self._names = Names(options.conventions)
+        if options.join:  # else no call of the program has to pay for these hooks
+            self.span_kinds = context.KINDS
+            self.span_start, self.span_end, self.trace_parent = context.enter, context.leave, context.trace_parent
         self._converter = Converter(self._names)
         self._places = signals.Places()
         self._traits: OrderedDict[str, Attributes] = OrderedDict()

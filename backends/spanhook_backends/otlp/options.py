@@ -85,6 +85,9 @@ class OTLPOptions(PluginOptions):
     conventions: Conventions = "both"
     """The names of attributes: OpenTelemetry's for generative AI, OpenInference's, or both."""
 
+    join: bool = True
+    """Whether calls hang under the span that OpenTelemetry has open, and its spans under the calls they are made in."""
+
     resource: dict[str, str] = Field(default_factory=dict)
     """More attributes of the resource, beside the service's name and `OTEL_RESOURCE_ATTRIBUTES`."""
 
