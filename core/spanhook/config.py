@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import regex
@@ -111,6 +113,15 @@ class DeliverySettings(PluginOptions):
 
     interval_s: float = Field(default=0.2, gt=0, le=60)
     """How long a finished span may wait for others to share a batch with, in seconds."""
+
+    spool: Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))] | None = None
+    """A directory that keeps finished spans until they are delivered: they outlast a crash and a long outage."""
+
+    spool_bytes: int = Field(default=256_000_000, ge=1)
+    """How many bytes of spans a process may keep there; beyond it the oldest are dropped, counted and reported."""
+
+    spool_days: float = Field(default=7.0, gt=0, allow_inf_nan=False)
+    """How long a span may stay there, in days."""
 
     exit_timeout_s: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     """How long `shutdown` may take when the interpreter exits, in seconds."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from spanhook import config_files
 from spanhook.config import Settings
+from spanhook.delivery import spool
 from spanhook.errors import InstallError
 from spanhook.plugins import loading
 from spanhook.tracer import Tracer
@@ -33,6 +35,11 @@ def configure(
     """
     loaded = config_files.read(config)
     enabled = loaded.settings.tracing.enabled or bool(loaded.problems)
+    folder = loaded.settings.delivery.spool
+    if enabled and folder is not None and (problem := spool.check(folder)):
+        loaded = replace(
+            loaded, problems=[*loaded.problems, f"{loaded.where('delivery', 'spool')}: {folder} {problem}"]
+        )
     chosen = loading.load(loaded, plugins) if enabled else []
     tracer = Tracer(loaded.settings, chosen)
     try:

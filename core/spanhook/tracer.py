@@ -277,13 +277,20 @@ class Tracer:
         return False
 
     def install(self) -> list[Tracer]:
-        """Put the callback into DSPy's settings, beside those of others; `configure` has done it.
+        """Put the callback into DSPy's settings, beside those of others, and begin with what is left in the spool.
+
+        `configure` has done it.
 
         Returns the tracers whose callbacks it replaces.
 
         Raises:
             InstallError: DSPy refuses a callback in this thread or task.
         """
+        replaced = self._put_into_settings()
+        self._pipeline.open()
+        return replaced
+
+    def _put_into_settings(self) -> list[Tracer]:
         present = dspy_compat.process_callbacks()
         replaced = [tracer for tracer in list(_installed) if tracer is not self]
         if self.settings.tracing.instrument == "wrapped" or not self.settings.tracing.enabled:

@@ -6,8 +6,12 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from spanhook.span import Signal, Span, Trait
+
+if TYPE_CHECKING:
+    from spanhook.delivery.spool_file import SpoolFile
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,3 +69,5 @@ class Entry:
 
     item: Item
     bytes: int
+    file: SpoolFile | None = None  # that has it, under this id
+    id: int = 0

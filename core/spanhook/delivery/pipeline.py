@@ -14,10 +14,14 @@ from spanhook.config import DeliverySettings
 from spanhook.delivery.items import Barrier, Entry, Item
 from spanhook.delivery.keeping import Keeping
 from spanhook.delivery.sizes import size_of
+from spanhook.delivery.spool import LOOK_EVERY_S, Spool
+from spanhook.delivery.spool_file import SpoolFile
 from spanhook.delivery.stats import BackendStats
 from spanhook.delivery.worker import Worker, join
 from spanhook.guard import Guard
 from spanhook.plugins.registration import Plugin
+
+SPOOL_BATCH = 500  # items in one transaction
 
 
 class Pipeline:
@@ -42,6 +46,8 @@ class Pipeline:
         self._finish = finish
         self._keeping = keeping
         self._guard = guard
+        kinds = {worker.name: worker.kinds for worker in self._workers.values()}
+        self._spool = None if settings.spool is None else Spool(settings, kinds, guard)
         self._forked = False
         self._closed = False
         self._reset()
@@ -49,6 +55,7 @@ class Pipeline:
 
     def _reset(self) -> None:
         self._intake: deque[Any] = deque()
+        self._saving: deque[Item] = deque()  # on their way into the spool
         self._wakeup = threading.Event()
         self._hurry = threading.Event()
         self._starting = threading.Lock()
@@ -61,8 +68,15 @@ class Pipeline:
             worker.reset()
         if self._keeping is not None:
             self._keeping.reset()
+        if self._spool is not None:
+            self._spool.reset_after_fork()
         self._reset()
         self._forked = True
+
+    def open(self) -> None:
+        """Start to deliver what earlier processes have left in the spool, if they have."""
+        if self._spool is not None and self._spool.is_anything_left_behind():
+            self._start()
 
     def put(self, item: Any) -> bool:
         """Accept an item, on the program's thread. False if it was dropped: the queue is full, or shut down."""
@@ -110,7 +124,7 @@ class Pipeline:
 
     def stats(self) -> Mapping[str, BackendStats]:
         """The counts of each backend."""
-        waiting = sum(1 for item in list(self._intake) if not isinstance(item, Barrier))
+        waiting = sum(1 for item in list(self._intake) if not isinstance(item, Barrier)) + len(self._saving)
         counted = {}
         for name, worker in self._workers.items():
             stats = worker.stats()
@@ -118,6 +132,7 @@ class Pipeline:
                 accepted=stats.accepted + waiting,
                 delivered=stats.delivered,
                 queued=stats.queued + waiting,
+                spooled=stats.spooled,
                 failed=stats.failed,
                 dropped=stats.dropped,
             )
@@ -165,23 +180,33 @@ class Pipeline:
             worker.drop(reason)
 
     def _run(self) -> None:
-        closing = False
-        while not closing:
-            self._wakeup.wait()
-            self._hurry.wait(self._interval_s)  # let a batch gather, unless someone waits for it
+        last: Barrier | None = None
+        while last is None:
+            if self._spool is not None:
+                self._spool.look(self._add_source, self._forget)
+                self._wake()
+            self._wakeup.wait(None if self._spool is None else LOOK_EVERY_S)
+            if self._intake:
+                self._hurry.wait(self._interval_s)  # let a batch gather, unless someone waits for it
             self._hurry.clear()
             self._wakeup.clear()  # before the queue is emptied: who comes later wakes us again
-            closing = self._pass_on()
+            last = self._pass_on()
+        if self._spool is not None:
+            for worker in self._workers.values():
+                worker.join(last.remaining_s())
+            self._spool.close()
 
-    def _pass_on(self) -> bool:
-        """Hand everything over to the workers; whether a closing barrier was among it."""
-        closing = False
+    def _pass_on(self) -> Barrier | None:
+        """Hand everything over to the workers; the closing barrier if there was one among it."""
+        last: Barrier | None = None
         while self._intake:
             item = self._intake[0]
             if isinstance(item, Barrier):
-                closing = closing or item.closing
-                if item.closing and self._keeping is not None:
-                    self._give(self._keeping.close())
+                if item.closing:
+                    last = item
+                    if self._keeping is not None:
+                        self._give(self._keeping.close())
+                self._save()
                 for worker in self._workers.values():
                     worker.put_barrier(item)
             elif self._keeping is not None:
@@ -189,19 +214,47 @@ class Pipeline:
             else:
                 self._give((item,))
             self._intake.popleft()  # only now: until then it counts as queued
-        for worker in self._workers.values():
-            worker.wake()
-        return closing
+        self._save()
+        if self._spool is not None:
+            self._spool.keep_within_bounds(self._forget)
+        self._wake()
+        return last
 
     def _give(self, items: Iterable[Item]) -> None:
         for item in items:
             finished = self._finish(item)
-            entry = Entry(finished, size_of(finished))
-            for worker in self._workers.values():
-                worker.put(entry)
+            if self._spool is None:
+                self._put(Entry(finished, size_of(finished)))
+                continue
+            self._saving.append(finished)
+            if len(self._saving) >= SPOOL_BATCH:
+                self._save()
         if self._keeping is not None:
             for _ in range(self._keeping.take_lost()):
                 self._drop("keep_full")
+
+    def _save(self) -> None:
+        """Give to the backends what the spool has now, too."""
+        if self._spool is not None and self._saving:
+            for entry in self._spool.save(list(self._saving)):
+                self._put(entry)
+                self._saving.popleft()
+
+    def _put(self, entry: Entry) -> None:
+        for worker in self._workers.values():
+            worker.put(entry)
+
+    def _wake(self) -> None:
+        for worker in self._workers.values():
+            worker.wake()
+
+    def _add_source(self, file: SpoolFile) -> None:
+        for worker in self._workers.values():
+            worker.add_source(file)
+
+    def _forget(self, file: SpoolFile, upto: int, reason: str) -> None:
+        for worker in self._workers.values():
+            worker.forget(file, upto, reason)
 
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()

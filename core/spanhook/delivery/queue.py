@@ -18,6 +18,8 @@ class Queue:
     re-entrant, as the garbage collector and signal handlers may end up here again.
     """
 
+    is_spooled = False
+
     def __init__(self, settings: DeliverySettings) -> None:
         self.lock = threading.RLock()
         self.waiting = 0  # items
@@ -31,6 +33,15 @@ class Queue:
     def __len__(self) -> int:
         """Items and marks."""
         return len(self._items)
+
+    @property
+    def left(self) -> int:
+        """Items that wait."""
+        return self.waiting
+
+    def spooled(self, in_flight: int) -> int:
+        """How many of these, and of those in flight, outlast the process."""
+        return 0
 
     def put(self, entry: Entry) -> bool:
         """Add an item, under the lock; False if there is no room. An empty queue has room for anything."""
@@ -67,3 +78,17 @@ class Queue:
         self.waiting -= len(batch)
         self.bytes -= size
         return batch
+
+    def fill(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._items)
+
+    def settled(self, batch: Sequence[Entry]) -> None:
+        """Note that the backend is done with what was taken out."""
+
+    def keep(self, batch: Sequence[Entry]) -> int:
+        """Keep what was taken out and not delivered for a later process, under the lock; how many items that are."""
+        return 0
+
+    def stop_reading(self) -> None:
+        """Come to an end."""

@@ -14,6 +14,8 @@ class BackendStats:
     delivered: int = 0
     """Taken by the backend's hooks without an error."""
     queued: int = 0
+    spooled: int = 0
+    """Of those that are queued, how many are in the spool, too: a later process delivers what this one doesn't."""
     failed: int = 0
     """In a batch for which the backend raised, or those of it that it said."""
     dropped: Mapping[str, int] = field(default_factory=dict)
@@ -24,8 +26,10 @@ class BackendStats:
         parts = [f"{count} dropped ({reason.replace('_', ' ')})" for reason, count in self.dropped.items() if count]
         if self.failed:
             parts.append(f"{self.failed} failed")
-        if self.queued:
-            parts.append(f"{self.queued} not sent in time")
+        if self.queued > self.spooled:
+            parts.append(f"{self.queued - self.spooled} not sent in time")
+        if self.spooled:
+            parts.append(f"{self.spooled} kept in the spool")
         return ", ".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -9,9 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from spanhook.config import DeliverySettings
+from spanhook.delivery.codec import IDENTITY, SIGNAL, SPAN
 from spanhook.delivery.items import Barrier, Entry, Identity
 from spanhook.delivery.outage import Outage, Pause
 from spanhook.delivery.queue import Queue
+from spanhook.delivery.spool_file import SpoolFile
+from spanhook.delivery.spooled_queue import SpooledQueue
 from spanhook.delivery.stats import BackendStats
 from spanhook.errors import PartlyFailed, RetryLater
 from spanhook.guard import Guard, warn
@@ -29,11 +33,17 @@ class Worker:
         self._plugin = plugin
         self._settings = settings
         self._guard = guard
+        hooks = {"emit": SPAN, "identify": IDENTITY, "track_signal": SIGNAL}
+        self.kinds = sum(kind for hook, kind in hooks.items() if hook in plugin.hooks)
         self.reset()
 
     def reset(self) -> None:
         """Start anew with an empty queue and no thread, as a forked process has to."""
-        self._queue = Queue(self._settings)
+        self._queue = (
+            Queue(self._settings)
+            if self._settings.spool is None
+            else SpooledQueue(self._settings, self.name, self.kinds, self.lose)
+        )
         self._lock = self._queue.lock
         self._in_flight = 0
         self._wakeup = threading.Event()
@@ -77,17 +87,34 @@ class Worker:
             self._closing.set()
 
     def drop(self, reason: str) -> None:
-        """Count an item that will not be delivered; say so at most once a minute, with the number."""
+        """Count an item that found no room."""
         with self._lock:
             self._counts["accepted"] += 1
-            self._dropped[reason] += 1
-            self._lost += 1
-            self._unsaid += 1
+        self.lose(reason, 1)
+
+    def lose(self, reason: str, number: int) -> None:
+        """Count items that will not be delivered; say so at most once a minute, with the number."""
+        with self._lock:
+            self._dropped[reason] += number
+            self._lost += number
+            self._unsaid += number
             now = time.monotonic()
             if now - self._warned_at < WARN_EVERY_S:
                 return
             unsaid, self._unsaid, self._warned_at = self._unsaid, 0, now
         warn("%s: %d dropped (%s)", self._plugin.label, unsaid, reason.replace("_", " "))
+
+    def add_source(self, file: SpoolFile) -> None:
+        """Deliver what a dead process left in the spool, too; it counts as accepted here."""
+        if isinstance(self._queue, SpooledQueue):
+            unread = self._queue.add_source(file)
+            with self._lock:
+                self._counts["accepted"] += unread
+
+    def forget(self, file: SpoolFile, upto: int, reason: str) -> None:
+        """Count as dropped what the spool is about to delete."""
+        if isinstance(self._queue, SpooledQueue) and (number := self._queue.forget(file, upto)):
+            self.lose(reason, number)
 
     def start(self) -> None:
         """Start the thread.
@@ -119,7 +146,7 @@ class Worker:
     def is_done(self) -> bool:
         """Whether nothing is left to do, and nothing was lost that no barrier has told of."""
         with self._lock:
-            return not self._queue.waiting and not self._in_flight and self._lost == self._lost_told
+            return not self._queue.left and not self._in_flight and self._lost == self._lost_told
 
     def stats(self) -> BackendStats:
         """The counts of this moment."""
@@ -127,7 +154,8 @@ class Worker:
             return BackendStats(
                 accepted=self._counts["accepted"],
                 delivered=self._counts["delivered"],
-                queued=self._queue.waiting + self._in_flight,
+                queued=self._queue.left + self._in_flight,
+                spooled=self._queue.spooled(self._in_flight),
                 failed=self._counts["failed"],
                 dropped=dict(self._dropped),
             )
@@ -136,10 +164,12 @@ class Worker:
         while not self._closed:
             self._wakeup.wait()
             self._wakeup.clear()
-            while self._queue and not self._closed:
+            while not self._closed and self._queue.fill():
                 self._step()
 
     def _step(self) -> None:
+        if self._last is not None and self._queue.is_spooled and not self._last.remaining_s():
+            self._give_up()  # a later process has all the time
         with self._lock:
             taken = self._queue.take()
             if not isinstance(taken, Barrier):
@@ -161,17 +191,25 @@ class Worker:
             last = self._last
             pause = self._offer(hook, len(batch), *arguments)
             if pause is None:
+                self._settle(batch)
                 return
             if last is None:
                 self._closing.wait(pause.seconds)
             elif pause.is_asked and pause.seconds < last.remaining_s():
                 time.sleep(pause.seconds)
             else:
-                self._gave_up = True
+                self._give_up()
         with self._lock:
-            self._dropped["not_reachable"] += len(batch)
-            self._lost += len(batch)
+            lost = len(batch) - self._queue.keep(batch)
+            if lost:
+                self._dropped["not_reachable"] += lost
+                self._lost += lost
             self._in_flight = 0
+
+    def _give_up(self) -> None:
+        """Offer nothing more: the spool keeps it, or it is lost."""
+        self._gave_up = True
+        self._queue.stop_reading()
 
     def _offer(self, hook: str, count: int, *arguments: Any) -> Pause | None:
         """Call a hook. None if that settles the batch; else when to try again."""
@@ -196,9 +234,15 @@ class Worker:
             self._in_flight = 0
         return None
 
+    def _settle(self, batch: Sequence[Entry]) -> None:
+        try:
+            self._queue.settled(batch)
+        except sqlite3.Error as error:  # it may come again, after a restart
+            self._guard.report(f"spool: noting what {self._plugin.label} has", error)
+
     def _reach(self, barrier: Barrier) -> None:
         with self._lock:
-            delivered = self._lost == barrier.told[self.name]
+            delivered = self._lost == barrier.told[self.name] and not (self._gave_up and self._queue.left)
             self._lost_told = self._lost
         hooks = ("flush", "shutdown") if barrier.closing else ("flush",)
         for hook in hooks:

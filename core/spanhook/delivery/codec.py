@@ -1,0 +1,55 @@
+"""Items as JSON and back, exactly: for the spool."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from spanhook.delivery.items import Identity, Item
+from spanhook.span import Signal, Span, SpanError, Usage
+
+SPAN, IDENTITY, SIGNAL = 1, 2, 4  # bits: a backend's kinds are their sum
+
+_SPAN_FIELDS = tuple(f.name for f in fields(Span))
+_SIGNAL_FIELDS = tuple(f.name for f in fields(Signal))
+
+
+def kind_of(item: Item) -> int:
+    """Which of the three."""
+    return SPAN if isinstance(item, Span) else IDENTITY if isinstance(item, Identity) else SIGNAL
+
+
+def encode(item: Item) -> bytes:
+    """An item that was finished: its content is plain data. What is no JSON nevertheless becomes text."""
+    data: dict[str, Any]
+    if isinstance(item, Identity):
+        data = {"user_id": item.user_id, "traits": dict(item.traits)}
+    elif isinstance(item, Span):
+        data = {name: value for name in _SPAN_FIELDS if (value := getattr(item, name)) is not None}
+        if item.usage is not None:
+            data["usage"] = item.usage.to_dict()
+        if item.error is not None:
+            data["error"] = [item.error.type, item.error.message, item.error.traceback]
+    else:
+        data = {name: value for name in _SIGNAL_FIELDS if (value := getattr(item, name)) is not None}
+    return to_json(data, inf_nan_mode="strings", serialize_unknown=True)
+
+
+def decode(kind: int, body: bytes) -> Item:
+    """What `encode` was given.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is damaged.
+    """
+    data: dict[str, Any] = from_json(body)
+    if kind == IDENTITY:
+        return Identity(data["user_id"], data["traits"])
+    if kind == SIGNAL:
+        return Signal(**{name: data[name] for name in _SIGNAL_FIELDS if name in data})
+    if "usage" in data:
+        data["usage"] = Usage(**data["usage"])
+    if "error" in data:
+        data["error"] = SpanError(*data["error"])
+    return Span(**{"parent_id": None, **{name: data[name] for name in _SPAN_FIELDS if name in data}})

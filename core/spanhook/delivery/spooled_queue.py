@@ -1,0 +1,177 @@
+"""What waits for one backend, in memory and, where that is full, in the spool."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from spanhook.config import DeliverySettings
+from spanhook.delivery.items import Barrier, Entry
+from spanhook.delivery.queue import Queue
+from spanhook.delivery.spool_file import SpoolFile
+
+
+@dataclass(slots=True)
+class _Source:
+    """The part of a file that is not in memory: items after `read`, up to `upto`."""
+
+    file: SpoolFile
+    read: int
+    upto: int
+    unread: int
+
+
+@dataclass(slots=True, frozen=True)
+class _Mark:
+    """A barrier behind an item that is not in memory."""
+
+    source: _Source
+    upto: int
+    barrier: Barrier
+
+
+class SpooledQueue(Queue):
+    """A queue that is never full: all that is in it is in the spool, too, and is read from there when there is room.
+
+    Args:
+        backend: whose.
+        kinds: of items, that it takes.
+        lose: called with a reason and a number when something in the spool can't be read.
+    """
+
+    is_spooled = True
+
+    def __init__(self, settings: DeliverySettings, backend: str, kinds: int, lose: Callable[[str, int], None]) -> None:
+        super().__init__(settings)
+        self.unread = 0
+        self._backend = backend
+        self._kinds = kinds
+        self._lose = lose
+        self._kept = 0
+        self._unsaved = 0  # could not be written: in memory only
+        self._is_closing = False
+        self._sources: deque[_Source] = deque()  # oldest first; the last one grows
+        self._marks: deque[_Mark] = deque()
+
+    @property
+    def left(self) -> int:
+        """Items that wait, in memory and in the spool."""
+        return self.waiting + self.unread + self._kept
+
+    def spooled(self, in_flight: int) -> int:
+        """How many of these, and of those in flight, the spool keeps."""
+        return self.left + in_flight - self._unsaved
+
+    def add_source(self, file: SpoolFile) -> int:
+        """Have it deliver what a dead process has left for this backend, too; how much that is."""
+        kinds, done = file.progress().get(self._backend, (0, 0))
+        unread = file.count(kinds & self._kinds, done, file.newest)
+        if unread:
+            with self.lock:
+                self._sources.append(_Source(file, done, file.newest, unread))
+                self.unread += unread
+        return unread
+
+    def put(self, entry: Entry) -> bool:
+        """Add an item, under the lock: to memory, unless it is full or others wait in the spool."""
+        if entry.file is None:
+            self._unsaved += (has_room := super().put(entry))
+            return has_room
+        if not self._sources and super().put(entry):
+            return True
+        if not self._sources or self._sources[-1].file is not entry.file:
+            self._sources.append(_Source(entry.file, entry.id - 1, entry.id, 0))
+        source = self._sources[-1]
+        source.upto = entry.id
+        source.unread += 1
+        self.unread += 1
+        return True
+
+    def put_barrier(self, barrier: Barrier) -> None:
+        """Add a mark behind the last item."""
+        with self.lock:
+            if self._sources and not self._is_closing:
+                self._marks.append(_Mark(self._sources[-1], self._sources[-1].upto, barrier))
+            else:
+                super().put_barrier(barrier)
+
+    def fill(self) -> bool:
+        """Read on when nothing is left in memory. Whether there is something to take."""
+        while not self._items and self._sources and not self._is_closing:
+            self._read_on()
+        return bool(self._items)
+
+    def settled(self, batch: Sequence[Entry]) -> None:
+        """Note that the backend is done with these. On the backend's thread; may raise `sqlite3.Error`."""
+        self._unsaved -= sum(entry.file is None for entry in batch)
+        upto = {entry.file: entry.id for entry in batch if entry.file is not None}
+        for file, last in upto.items():
+            file.settle(self._backend, last)
+
+    def keep(self, batch: Sequence[Entry]) -> int:
+        """Leave in the spool what was taken out and not delivered, under the lock; how many that are."""
+        kept = sum(entry.file is not None for entry in batch)
+        self._kept += kept
+        self._unsaved -= len(batch) - kept
+        return kept
+
+    def stop_reading(self) -> None:
+        """Leave in the spool what is there, and come to the marks."""
+        with self.lock:
+            self._is_closing = True
+            self._items.extend(mark.barrier for mark in self._marks)
+            self._marks.clear()
+
+    def forget(self, file: SpoolFile, upto: int) -> int:
+        """Leave out what the spool is about to delete; how many items that are."""
+        with self.lock:
+            gone = [e for e in self._items if isinstance(e, Entry) and e.file is file and e.id <= upto]
+            if gone:
+                left = set(map(id, gone))
+                self._items = deque(entry for entry in self._items if id(entry) not in left)
+                self.waiting -= len(gone)
+                self.bytes -= sum(entry.bytes for entry in gone)
+            unread = 0
+            for source in self._sources:
+                if source.file is file and source.read < upto:
+                    last = min(upto, source.upto)
+                    number = file.count(self._kinds, source.read, last)
+                    source.read = last
+                    source.unread -= number
+                    unread += number
+            self.unread -= unread
+            return len(gone) + unread
+
+    def _read_on(self) -> None:
+        with self.lock:
+            source = self._sources[0]
+            after, upto = source.read, source.upto
+            if self._marks and self._marks[0].source is source:
+                upto = self._marks[0].upto
+        try:
+            entries, reached = source.file.read(self._kinds, after, upto, 2 * self._batch_spans, self._max_bytes)
+        except sqlite3.DatabaseError as error:
+            source.file.set_aside(error)
+            entries, reached = [], source.upto
+        if not source.file.is_open:
+            reached = source.upto
+        lost = 0
+        with self.lock:
+            if source.read != after:
+                return  # some of it was deleted meanwhile
+            source.read = reached
+            source.unread -= len(entries)
+            self.unread -= len(entries)
+            self._items += entries
+            self.waiting += len(entries)
+            self.bytes += sum(entry.bytes for entry in entries)
+            while self._marks and self._marks[0].source is source and self._marks[0].upto <= reached:
+                self._items.append(self._marks.popleft().barrier)
+            if reached >= source.upto:
+                self._sources.popleft()
+                lost = source.unread
+                self.unread -= lost
+        if lost:
+            self._lose("spool_damaged", lost)
