@@ -103,6 +103,7 @@ class OpenSpan:
     provider: str | None = field(default=None, init=False)
     attributes: dict[str, Any] | None = field(default=None, init=False)
     record: dspy_compat.LMRecord | None = field(default=None, init=False)
+    prompt: tuple[Any, Any] | None = field(default=None, init=False)  # what an adapter wrote last in it, and the copy
     part: Part | None = field(default=None, init=False)  # what the parent counts of this one
     is_asked: bool = field(default=False, init=False)  # whether all extractors were
     is_complete: bool = field(default=False, init=False)  # whether `span` has all that will be known
@@ -159,7 +160,7 @@ class OpenSpan:
         """Let go of the program's objects, and of what the span has."""
         if self.record is not None:
             self.record.forget()
-        self.instance = self.parent = self.record = self.live_call = None
+        self.instance = self.parent = self.record = self.live_call = self.prompt = None
         self.inputs = self.outputs = self.attributes = self.error = None
         self.arguments, self.below = {}, []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import Token
 from importlib.util import find_spec
 from typing import Any
@@ -28,13 +28,13 @@ DSPY_VERSION: str = dspy.__version__
 CARRIES_CALL_ID = find_spec("dspy.utils.callback_context") is not None
 
 # Request parameters that say how the model was asked, and are no content.
-_PARAMETERS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "reasoning_effort")
+_PARAMETERS = frozenset(
+    {"temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "reasoning_effort"}
+)
 
 
-def active_call_id() -> str | None:
-    """The id that DSPy gave to the call that runs on this thread or task, if any."""
-    call_id: str | None = ACTIVE_CALL_ID.get()
-    return call_id
+active_call_id: Callable[[], str | None] = ACTIVE_CALL_ID.get
+"""The id that DSPy gave to the call that runs on this thread or task, if any."""
 
 
 class Overrides:
@@ -70,9 +70,10 @@ def drop_override(name: str) -> None:
     thread_local_overrides.set(rest)
 
 
-def _setting(name: str) -> Any:
+def _setting(name: str, overrides: Mapping[str, Any] | None = None) -> Any:
     """What `dspy.settings` says here, without its detours."""
-    overrides = thread_local_overrides.get()
+    if overrides is None:
+        overrides = thread_local_overrides.get()
     return overrides[name] if name in overrides else dict.get(main_thread_config, name)
 
 
@@ -111,17 +112,18 @@ class LMRecord:
         self.history: list[dict[str, Any]] = []
         self.lm_usage: Mapping[str, Mapping[str, Any]] = {}  # by model name, counted when history is off
         self.first_chunk_ns: int | None = None  # when the first chunk passed, on `time.perf_counter_ns()`
-        # An LM that calls another LM must not see the other's entry: the innermost call alone is recorded.
-        # In front: some of DSPy's code takes the last caller for the module that runs.
-        callers = [c for c in _setting("caller_modules") or () if type(c) is not LMRecord]
-        overrides: dict[str, Any] = {"caller_modules": [self, *callers]}
         self._tracker: Any = None
         self._outer: Any = None
-        if _setting("disable_history") or _setting("max_history_size") == 0:
-            self._outer = _setting("usage_tracker")
-            self._tracker = overrides["usage_tracker"] = UsageTracker()
         self._stream: _TimedStream | None = None
-        stream = _setting("send_stream")
+        here = thread_local_overrides.get()
+        # An LM that calls another LM must not see the other's entry: the innermost call alone is recorded.
+        # In front: some of DSPy's code takes the last caller for the module that runs.
+        callers = [c for c in _setting("caller_modules", here) or () if type(c) is not LMRecord]
+        overrides: dict[str, Any] = {"caller_modules": [self, *callers]}
+        if _setting("disable_history", here) or _setting("max_history_size", here) == 0:
+            self._outer = _setting("usage_tracker", here)
+            self._tracker = overrides["usage_tracker"] = UsageTracker()
+        stream = _setting("send_stream", here)
         self.streamed = stream is not None  # whether the program streams, so that DSPy asks for the answer in chunks
         if stream is not None:
             # An LM that calls another one sends the same chunks: both have a first one.
@@ -244,12 +246,10 @@ def lm_parameters(lm: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """How the model was asked: `request.temperature` and the like, the call's own values before the LM's."""
     defaults = _own(lm).get("kwargs")
     found: dict[str, Any] = {}
-    for name in _PARAMETERS:
-        value = arguments.get(name)
-        if value is None and isinstance(defaults, dict):
-            value = defaults.get(name)
-        if type(value) in (int, float, str):
-            found[f"request.{name}"] = value
+    for given in (defaults if isinstance(defaults, dict) else {}, arguments):
+        for name, value in given.items():
+            if name in _PARAMETERS and type(value) in (int, float, str):
+                found[f"request.{name}"] = value
     return found
 
 

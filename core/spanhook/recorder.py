@@ -8,13 +8,13 @@ import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from spanhook import budgets, dspy_compat, facts
 from spanhook.active import REMOTE, OpenSpan, Trace
 from spanhook.config import TracingSettings
 from spanhook.delivery.keeping import RATE, Keeping
-from spanhook.dspy_compat import LMRecord
 from spanhook.guard import Guard, message_of
 from spanhook.ids import new_span_id
 from spanhook.plugins.registration import Hook, Plugin
@@ -28,6 +28,10 @@ EndHook = tuple[str, str, Hook]  # where, in messages; the plugin's name; the fu
 
 _NOTHING: Mapping[str, Any] = {}
 _CONVERTERS = (dspy_compat.plain_form,)
+
+
+def _plain(value: Any) -> Any:
+    return snapshot(value, _CONVERTERS)
 
 
 class Recorder:
@@ -54,8 +58,13 @@ class Recorder:
         self._on_end = {kind: _hooks("span_end", kind, asked) for kind in KINDS}
         self._later = {kind: _deferred(kind, asked) for kind in KINDS}
         self._at_once = {kind: hooks[: len(hooks) - len(self._later[kind])] for kind, hooks in self._on_end.items()}
+        # Making a span takes time: where nobody looks at it, it is left to the intake thread.
+        self._sees_span = {
+            kind: any(p.sees_span and kind in p.span_kinds for p in asked if "span_end" in p.hooks) for kind in KINDS
+        }
         self._on_begin = [(f"{p.label}: trace_parent", h) for p in asked if (h := p.hooks.get("trace_parent"))]
         self._lock = Lock()
+        self._copy: Callable[[Any], Any] = partial(guard.call, "copying a call's content", _plain)
         self._sampled_out = 0
         self.listeners: list[Callable[[Span], None]] = []
 
@@ -121,7 +130,7 @@ class Recorder:
             return opened
         opened.attributes = attributes
         if self.content and arguments:
-            opened.inputs = self._copy(arguments)
+            opened.inputs = self._copy(arguments) if kind != "lm" else self._copy_prompt(arguments, parent)
         if parent is not None and parent.kind == "interaction":
             parent.mirror_start(opened)
         for place, _, hook in self._on_start[kind]:
@@ -166,8 +175,11 @@ class Recorder:
             opened.is_asked = True
         elif self._at_once[kind]:
             self._ask(opened, self._at_once[kind], outputs, exception)
-        if parent is not None and parent.kind == "interaction":
-            parent.mirror_end(opened)
+        if parent is not None:
+            if parent.kind == "interaction":
+                parent.mirror_end(opened)
+            elif kind == "adapter_format":
+                parent.prompt = (outputs, opened.outputs)
         arguments, opened.arguments, opened.live_call = opened.arguments, _NOTHING, None  # the program's own objects
         if not self._later[kind]:
             opened.instance = None
@@ -192,20 +204,21 @@ class Recorder:
         return opened.span
 
     def _complete(self, opened: OpenSpan) -> None:
-        span = opened.span
-        _fill(span, opened)
+        _fill(opened)
         hooks = self._later[opened.kind]
         if hooks and not opened.is_asked:
             call = Call(opened.kind, opened.instance, opened.inputs or {}, opened.outputs)
-            self._extract(hooks, span, call, opened.record)
-        self._add_up(span, opened)
+            self._extract(hooks, opened, call, opened.span)
+        self._add_up(opened.span, opened)
 
     def _ask(self, opened: OpenSpan, hooks: list[EndHook], outputs: Any, exception: BaseException | None) -> None:
         """Ask extractors while the call is live."""
         call = opened.call
         call.outputs, call.exception = outputs, exception
-        _fill(opened.span, opened)
-        self._extract(hooks, opened.span, call, opened.record)
+        sees_span = self._sees_span[opened.kind]
+        if sees_span:
+            _fill(opened)
+        self._extract(hooks, opened, call, opened.span if sees_span else None)
 
     def hand_over(self, span: Span) -> None:
         """Pass a finished span on to delivery, and to whoever listens."""
@@ -237,16 +250,21 @@ class Recorder:
             opened.record.close()
         opened.deactivate()
 
-    def _copy(self, value: Any) -> Any:
-        return self._guard.call("copying a call's content", snapshot, value, _CONVERTERS)
+    def _copy_prompt(self, arguments: Mapping[str, Any], parent: OpenSpan | None) -> Any:
+        """What an LM is asked; the messages are those that an adapter has just written, and were copied then."""
+        live, copied = parent.prompt if parent is not None and parent.prompt is not None else (None, None)
+        if live is None or arguments.get("messages") is not live or live != copied:
+            return self._copy(arguments)
+        rest = {name: value for name, value in arguments.items() if name != "messages"}
+        return {"messages": copied, **(self._copy(rest) or {})} if rest else {"messages": copied}
 
-    def _extract(self, hooks: list[EndHook], span: Span, call: Call, record: LMRecord | None) -> None:
-        if record is not None:
+    def _extract(self, hooks: list[EndHook], opened: OpenSpan, call: Call, span: Span | None) -> None:
+        if (record := opened.record) is not None:
             call.history, call.lm_usage, call.streamed = record.history, record.lm_usage, record.streamed
         for place, name, hook in hooks:
             found = self._guard.call(place, hook, span, call)
             if found is not None:
-                for refusal in self._guard.call(place, facts.apply, span, found, name) or ():
+                for refusal in self._guard.call(place, facts.apply, opened.span, found, name) or ():
                     self._guard.refuse(place, refusal)
 
     def _add_up(self, span: Span, opened: OpenSpan) -> None:
@@ -279,8 +297,9 @@ class Recorder:
         return SpanError(name, message, f"Traceback (most recent call last):\n{lines}{name}: {message}")
 
 
-def _fill(span: Span, opened: OpenSpan) -> None:
+def _fill(opened: OpenSpan) -> None:
     """Put the outcome of a call into its span."""
+    span = opened.span
     if opened.ended_ns is not None:
         span.end_ns = span.start_ns + opened.ended_ns - opened.started_ns
     span.inputs, span.outputs, span.error = opened.inputs, opened.outputs, opened.error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spanhook import Call, Facts, Span, Usage, hookimpl
+from spanhook import Call, Facts, Usage, hookimpl
 from spanhook_extractors.usage_dicts import read_usage
 
 
@@ -19,7 +19,7 @@ class LMUsageExtractor:
     deferred_kinds = ("lm",)
 
     @hookimpl
-    def span_end(self, span: Span, call: Call) -> Facts | None:
+    def span_end(self, call: Call) -> Facts | None:
         """Read the tracker's sums."""
         by_model: Any = call.lm_usage if call.kind == "lm" else _of_prediction(call.outputs)
         if not isinstance(by_model, Mapping):

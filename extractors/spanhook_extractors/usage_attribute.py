@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spanhook import Call, Facts, Span, hookimpl
+import dspy
+
+from spanhook import Call, Facts, hookimpl
 from spanhook_extractors.usage_dicts import read_usage
 
 
@@ -19,7 +21,7 @@ class UsageAttributeExtractor:
     deferred_kinds = ("lm",)
 
     @hookimpl
-    def span_end(self, span: Span, call: Call) -> Facts | None:
+    def span_end(self, call: Call) -> Facts | None:
         """Read `outputs.usage`, or `outputs["usage"]`."""
         if call.outputs is None or (call.kind == "lm" and call.instance is not None):
             return None
@@ -28,4 +30,6 @@ class UsageAttributeExtractor:
 
 
 def _usage_of(outputs: Any) -> Any:
-    return outputs.get("usage") if isinstance(outputs, Mapping) else getattr(outputs, "usage", None)
+    if isinstance(outputs, (dspy.Example, Mapping)):  # asking a prediction for an attribute that it lacks takes long
+        return outputs.get("usage")
+    return getattr(outputs, "usage", None)

@@ -30,6 +30,7 @@ class Plugin:
     hooks: Mapping[str, Hook]
     span_kinds: frozenset[str] = frozenset(KINDS)  # for which span_start and span_end are called
     deferred_kinds: frozenset[str] = frozenset()  # for which span_end may be called later, on another thread
+    sees_span: bool = True  # whether span_end takes the span
 
     @property
     def label(self) -> str:
@@ -75,7 +76,8 @@ def register(kind: PluginKind | None, name: str, instance: Any) -> Plugin:
         kinds, deferred = _kinds(instance, "span_kinds", KINDS), _kinds(instance, "deferred_kinds", ())
     except PluginError as problem:
         raise PluginError(f"{label}: {problem}") from None
-    return Plugin(name, kind, instance, hooks, kinds, deferred)
+    sees_span = "span_end" in hooks and "span" in implementations["span_end"].argnames
+    return Plugin(name, kind, instance, hooks, kinds, deferred, sees_span)
 
 
 def _kinds(instance: Any, attribute: str, default: Collection[str]) -> frozenset[str]:
@@ -107,6 +109,9 @@ def _callable(hook: str, impl: pluggy.HookImpl) -> Hook:
     if wanted == specified:
         return function
     positions = [specified.index(name) for name in wanted]
+    if len(positions) == 1:
+        (position,) = positions
+        return lambda *arguments: function(arguments[position])
 
     def call(*arguments: Any) -> Any:
         return function(*(arguments[position] for position in positions))
