@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spanhook import dspy_compat
 from spanhook.budgets import Ledger
@@ -13,6 +13,9 @@ from spanhook.evaluations import Examples
 from spanhook.ids import is_sampled, new_trace_id, trace_id_from, uuid_of
 from spanhook.span import Call, Kind, RemoteParent, Span, SpanError
 from spanhook.totals import Part
+
+if TYPE_CHECKING:
+    from spanhook.compilations import Compilation
 
 REMOTE = "spanhook_remote"  # the setting in which an `Attached` stands
 SETTING = "spanhook_span_"  # and the tracer's number: two tracers in one process know nothing of each other's spans
@@ -115,6 +118,10 @@ class OpenSpan:
     outputs_of: bool | None = field(default=None, init=False)
     examples: Examples | None = field(default=None, init=False)  # of an evaluation
     example_of: Examples | None = field(default=None, init=False)  # the evaluation of which this may be an example
+    compilation: Compilation | None = field(default=None, init=False)
+    is_kept: bool = field(
+        default=False, init=False
+    )  # whether it goes out though its trace, as it is below it, does not
     _span: Span | None = field(default=None, init=False)
     live_call: Call | None = field(default=None, init=False)
 

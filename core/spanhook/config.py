@@ -92,6 +92,9 @@ class TracingSettings(PluginOptions):
     keep: Rules = Field(default=[])
     """Traces that are kept although `sample_rate` leaves them out: "error", "slow:5s", "cost:0.10"."""
 
+    compile: Literal["full", "summary", "off"] = "full"
+    """"summary": of an optimizer's run its own span and its evaluations', with their sums; "off": nothing of it."""
+
     strict: bool = False
     """True, for development and tests: a wrong identity or signal raises ValueError."""
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from spanhook import budgets, dspy_compat
-from spanhook.active import SETTING, OpenSpan, innermost
+from spanhook import budgets, compilations, dspy_compat
+from spanhook.active import SETTING, OpenSpan, Trace, innermost
 from spanhook.dspy_compat import CARRIES_CALL_ID, BaseCallback, LMRecord
 from spanhook.evaluations import Examples, as_score
 from spanhook.guard import Guard, guarded
@@ -76,7 +76,8 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         for opened in list(self._open.values()):
             if opened.examples is not None and opened.forks == forks():
                 opened.examples.release("the tracer was shut down before the evaluation ended")
-        return sum(opened.trace.recorded and opened.forks == forks() for opened in list(self._open.values()))
+        running = (opened for opened in list(self._open.values()) if opened.forks == forks())
+        return sum(opened.trace.recorded or opened.is_kept for opened in running)
 
     def _start(
         self,
@@ -89,12 +90,13 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         model: str | None = None,
         provider: str | None = None,
         attributes: dict[str, Any] | None = None,
+        trace: Trace | None = None,
     ) -> OpenSpan | None:
         # By position, here and further on: a call with keywords costs more, and there are some for each call of DSPy.
         # The same call comes twice where a module carries this callback and DSPy's settings do too.
         if self._closed or call_id in self._open:
             return None
-        opened = self._recorder.start(kind, name, instance, inputs, parent, None, model, provider, attributes)
+        opened = self._recorder.start(kind, name, instance, inputs, parent, trace, model, provider, attributes)
         opened.handled = id(sys.exc_info()[1])
         self._open[call_id] = opened
         return opened
@@ -125,9 +127,11 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         inputs: Mapping[str, Any],
         parent: OpenSpan | None,
         attributes: dict[str, Any] | None = None,
+        trace: Trace | None = None,
     ) -> OpenSpan | None:
         """Start a span whose call may start threads."""
-        opened = self._start(kind, type(instance).__name__, call_id, instance, inputs, parent, attributes=attributes)
+        name = type(instance).__name__
+        opened = self._start(kind, name, call_id, instance, inputs, parent, None, None, attributes, trace)
         if opened is None:
             return None
         settings = {}
@@ -148,7 +152,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         if signature := dspy_compat.signature_text(instance):
             attributes["dspy.signature"] = signature
         parent, arguments = self.innermost(), _arguments(inputs)
-        if (parent is None or parent.trace.sampled) and (
+        if (parent is None or parent.trace.recorded) and (
             version := self._guard.call("tracer: version of a prompt", prompt_version, instance, arguments)
         ):
             attributes["prompt_version"] = version
@@ -208,29 +212,43 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         """An evaluation begins."""
         given = {name: getattr(instance, name, None) for name in ("devset", "metric", "num_threads")}
         given.update((key, value) for key, value in inputs.items() if value is not None)
-        opened = self._start_parent("evaluate", call_id, instance, _counted(given), self.innermost())
+        parent = self.innermost()
+        compilation = compilations.around(parent)
+        if compilation is None:
+            opened = self._start_parent("evaluate", call_id, instance, _counted(given), parent)
+        else:
+            attributes, is_summary = {compilations.TRIAL: compilation.next_trial()}, compilation.mode == "summary"
+            above, trace = (compilation.opened, compilation.trace) if is_summary else (parent, None)
+            opened = self._start_parent("evaluate", call_id, instance, _counted(given), above, attributes, trace)
+            if is_summary and opened is not None:
+                compilations.hush(opened)
         if opened is not None and opened.trace.recorded:
             opened.examples = Examples(inputs.get("program"), self._recorder.hand_over)
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """An evaluation is over: now DSPy tells what each example scored."""
         opened = self._open.get(call_id)
-        if opened is not None and opened.examples is not None:
+        if opened is not None and (opened.trace.recorded or opened.is_kept):
             self._guard.call("tracer: scores of an evaluation", self._score, opened.span, opened.examples, outputs)
         score = getattr(outputs, "score", outputs)
         self._end(call_id, {"score": score} if isinstance(score, (int, float)) else None, exception)
 
-    def _score(self, span: Span, examples: Examples, outputs: Any) -> None:
+    def _score(self, span: Span, examples: Examples | None, outputs: Any) -> None:
         score = as_score(getattr(outputs, "score", None))
         if score is not None:
             span.attributes["score"] = score
-        for problem in examples.settle(getattr(outputs, "results", None), content=self._recorder.content):
-            self._guard.refuse("scores of an evaluation", problem)
+        if examples is not None:
+            for problem in examples.settle(getattr(outputs, "results", None), content=self._recorder.content):
+                self._guard.refuse("scores of an evaluation", problem)
 
     @guarded("tracer: start of a compilation")
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """An optimizer begins to compile a program."""
-        self._start_parent("compile", call_id, instance, _counted(_arguments(inputs)), self.innermost())
+        mode, parent, arguments = self._recorder.compile_mode, self.innermost(), _counted(_arguments(inputs))
+        trace = compilations.trace_for(mode, parent, self._recorder.begin_trace)
+        opened = self._start_parent("compile", call_id, instance, arguments, parent, None, trace)
+        if opened is not None:
+            compilations.mark(mode, opened)
 
     def _start_interpreter(self, operation: str, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         name = f"{type(instance).__name__}.{operation}"

@@ -52,6 +52,7 @@ class Recorder:
         self._deliver = deliver
         self._sample_rate = tracing.sample_rate
         self._keeping = keeping
+        self.compile_mode = tracing.compile
         self.content = tracing.capture == "full"
         asked = sorted(plugins, key=lambda plugin: plugin.kind == "backend")  # extractors know better
         self._on_start = {kind: _hooks("span_start", kind, plugins) for kind in KINDS}
@@ -121,7 +122,7 @@ class Recorder:
         )
         if parent is None:
             trace.local_root_id = opened.span_id
-            if self._keeping is not None:
+            if self._keeping is not None and trace.recorded:
                 self._keeping.begin(opened.span_id, sampled=trace.sampled, rate=trace.sample_rate)
             elif trace.sample_rate is not None and trace.sample_rate < 1.0:
                 attributes = {**(attributes or {}), RATE: trace.sample_rate}
@@ -154,7 +155,7 @@ class Recorder:
             return  # it began before this process was forked: it is the parent's to tell of
         if dspy_compat.is_prediction(outputs):
             self._guard.call("remembering a prediction", remember_event, outputs, opened.trace.event_id)
-        if not opened.trace.recorded:
+        if not opened.trace.recorded and not opened.is_kept:
             if opened.trace.counted and (opened.kind == "lm" or opened.below):
                 self._count_only(opened, outputs, exception)
             return

@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-from spanhook import budgets, dspy_compat
+from spanhook import budgets, compilations, dspy_compat
 from spanhook.active import OpenSpan
 from spanhook.budgets import Ledger, OverBudget
 from spanhook.dspy_source import DSPySource
@@ -62,9 +62,18 @@ class SpanScope(_Scope):
         around = self._source.innermost() if self._kind == "lm" else None
         if around is not None and not self._source.is_closed:
             budgets.check(around.trace.ledgers)
-        span = self._start(lambda parent: self._recorder.start(self._kind, self._name, None, self._inputs, parent))
+        span = self._start(self._open)
         self._span = span if span is not None else _detached(self._kind, self._name)
         return self._span
+
+    def _open(self, parent: OpenSpan | None) -> OpenSpan:
+        if self._kind != "compile":
+            return self._recorder.start(self._kind, self._name, None, self._inputs, parent)
+        mode = self._recorder.compile_mode
+        trace = compilations.trace_for(mode, parent, self._recorder.begin_trace)
+        opened = self._recorder.start(self._kind, self._name, None, self._inputs, parent, trace)
+        compilations.mark(mode, opened)
+        return opened
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
