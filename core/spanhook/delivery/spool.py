@@ -142,7 +142,7 @@ class Spool:
         with self._setting_aside(file):
             for backend, (kinds, done) in file.progress().items():
                 if backend not in self._backends and (count := file.count(kinds, done, file.newest)):
-                    warn(_STAYS, count, backend, path, self._max_age_ns / _DAY_NS)
+                    warn(_STAYS, count, backend, path, f"{self._max_age_ns / _DAY_NS:g}")
             if count := max(self._left_for_us(file), default=0):
                 logger.info("spool: delivering %d spans and signals that an earlier process has left", count)
             add(file)
@@ -163,7 +163,7 @@ class Spool:
             file.set_aside(error)
 
 
-_STAYS = "spool: %d items are for backend %s, which is not configured here; they stay in %s until they are %g days old"
+_STAYS = "spool: %d items are for backend %s, which is not configured here; they stay in %s until they are %s days old"
 _spools: weakref.WeakSet[Spool] = weakref.WeakSet()
 _held: list[SpoolFile] = []
 
