@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import Resource
@@ -92,12 +93,13 @@ class OTLPOptions(PluginOptions):
     """More attributes of the resource, beside the service's name and `OTEL_RESOURCE_ATTRIBUTES`."""
 
 
-class Target(NamedTuple):
+@dataclass(frozen=True)
+class Target:
     """Where to send, with everything looked up."""
 
     protocol: Protocol
     endpoint: str  # with its path over HTTP
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)  # they may hold a key
     compression: Compression
     timeout_s: float
     certificate: str | None
@@ -183,6 +185,7 @@ def _one_of(name: str, allowed: tuple[str, ...], problems: list[str]) -> str | N
     variable, value = _variable(name)
     if value and value.lower() not in allowed:
         problems.append(f"{variable}: must be one of {', '.join(allowed)}")
+        return None
     return value.lower() or None
 
 
