@@ -7,10 +7,12 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from spanhook import budgets, compilations, dspy_compat
 from spanhook.active import SETTING, OpenSpan, Trace, innermost
+from spanhook.coroutines import Coroutines, Lent
 from spanhook.dspy_compat import CARRIES_CALL_ID, BaseCallback, LMRecord
 from spanhook.evaluations import Examples, as_score
 from spanhook.guard import Guard, guarded
@@ -48,6 +50,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         self._guard = self.guard = guard
         self.setting = f"{SETTING}{next(_numbers)}"
         self._open: dict[str, OpenSpan] = {}
+        self._coroutines = Coroutines(self.setting, guard, self._end)
         self._closed = False
         global _sources
         _sources = (*(known for known in _sources if known() is not None), weakref.ref(self))
@@ -68,7 +71,12 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
 
     def innermost(self) -> OpenSpan | None:
         """The span that runs here: the parent of what starts next."""
-        return innermost(self.setting, self._open)
+        here = innermost(self.setting, self._open)
+        return self._coroutines.innermost(here) if self._coroutines.calls else here
+
+    def settle(self) -> None:
+        """End what is over without anybody having said so."""
+        self._coroutines.sweep()
 
     def close(self) -> int:
         """Take no further events; returns how many calls were still running."""
@@ -94,7 +102,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
     ) -> OpenSpan | None:
         # By position, here and further on: a call with keywords costs more, and there are some for each call of DSPy.
         # The same call comes twice where a module carries this callback and DSPy's settings do too.
-        if self._closed or call_id in self._open:
+        if self._closed or call_id in self._open or (parent is None and self._is_lent(instance)):
             return None
         opened = self._recorder.start(kind, name, instance, inputs, parent, trace, model, provider, attributes)
         opened.handled = id(sys.exc_info()[1])
@@ -107,9 +115,35 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         if opened is not None:
             self._guard.call("tracer: end of a call", self._close_span, opened, outputs, exception)
 
-    on_module_end = on_lm_end = on_tool_end = on_adapter_format_end = on_adapter_parse_end = _end
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """A module's call is over, or has made the coroutine that the program is to await."""
+        if type(outputs) is CoroutineType:
+            self._guard.call("tracer: a module's coroutine", self._keep, call_id, outputs)
+        else:
+            self._end(call_id, outputs, exception)
+
+    on_lm_end = on_tool_end = on_adapter_format_end = on_adapter_parse_end = _end
     on_compile_end = on_interpreter_execute_end = on_interpreter_tool_call_end = _end
     on_interpreter_startup_end = on_interpreter_shutdown_end = _end
+
+    def _keep(self, call_id: str, coroutine: CoroutineType[Any, Any, Any]) -> None:
+        opened = self._open.get(call_id)
+        if opened is None:
+            return
+        opened.deactivate()
+        instance = opened.call.instance
+        lent = [*dspy_compat.callbacks(), self] if self._is_wrapped(instance) else None
+        if not self._coroutines.keep(call_id, opened, coroutine, lent):
+            self._end(call_id, None)
+
+    def _is_wrapped(self, instance: Any) -> bool:
+        """Whether a program is traced for its own callbacks' sake alone."""
+        held = getattr(instance, "callbacks", None)
+        return bool(held) and isinstance(held, list) and self in held and self not in dspy_compat.callbacks()
+
+    def _is_lent(self, instance: Any) -> bool:
+        """Whether a call is reported here only for the sake of a wrapped program's coroutine, and is no part of it."""
+        return isinstance(dspy_compat.override("callbacks"), Lent) and self not in getattr(instance, "callbacks", ())
 
     def _close_span(self, opened: OpenSpan, outputs: Any, exception: BaseException | None) -> None:
         if self._closed:
@@ -118,6 +152,8 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         if exception is None and outputs is None:
             exception = dspy_compat.exception_in_flight(opened.handled)
         self._recorder.end(opened, outputs, exception)
+        if self._coroutines.calls:
+            self._coroutines.look_again()
 
     def _start_parent(
         self,
@@ -135,9 +171,8 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         if opened is None:
             return None
         settings = {}
-        held = getattr(instance, "callbacks", None)
-        if held and isinstance(held, list) and self in held and self not in (around := dspy_compat.callbacks()):
-            settings["callbacks"] = [*around, self]  # a wrapped program is traced with all that it calls
+        if self._is_wrapped(instance):
+            settings["callbacks"] = [*dspy_compat.callbacks(), self]  # it is traced with all that it calls
         if settings or not CARRIES_CALL_ID:
             opened.activate(self.setting, call_id, **settings)
         return opened

@@ -189,6 +189,7 @@ class Tracer:
         True only if all of it was delivered: nothing failed, was dropped, or is still waiting.
         """
         self._check_installed()
+        self._guard.call("flush: calls that are over", self._source.settle)
         return bool(self._guard.call("flush", self._pipeline.flush, timeout))
 
     def shutdown(self, timeout: float = 5.0) -> bool:
@@ -201,6 +202,7 @@ class Tracer:
                 return True
             self._closed = True
         atexit.unregister(self._at_exit)
+        self._guard.call("shutdown: calls that are over", self._source.settle)
         open_spans = self._source.close()
         self._uninstall()
         delivered = bool(self._guard.call("shutdown", lambda: self._pipeline.flush(timeout, closing=True)))
