@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spanhook import dspy_compat
 from spanhook.budgets import Ledger
 from spanhook.evaluations import Examples
-from spanhook.ids import is_sampled, new_trace_id, trace_id_from, uuid_of
+from spanhook.ids import TRACE_BITS, is_sampled, random_bits, span_id_of, trace_id_from, trace_id_of, uuid_of
 from spanhook.span import Call, Kind, RemoteParent, Span, SpanError
 from spanhook.totals import Part
 
@@ -21,45 +22,78 @@ REMOTE = "spanhook_remote"  # the setting in which an `Attached` stands
 SETTING = "spanhook_span_"  # and the tracer's number: two tracers in one process know nothing of each other's spans
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)  # no slots: see OpenSpan
 class Trace:
-    """What all spans of one trace share."""
+    """What all spans of one trace share. Its ids are written out when someone reads them."""
 
-    trace_id: str
-    event_id: str
-    sampled: bool
-    user_id: str | None = None
-    convo_id: str | None = None
-    remote: RemoteParent | None = None  # the caller, of a trace that began elsewhere
-    sample_rate: float | None = None  # by which it was chosen; None where a caller chose and doesn't say
-    recorded: bool = True  # False: nothing of it can go out
-    local_root_id: str | None = None
-    ledgers: tuple[Ledger, ...] = ()  # of the interactions around, the outer ones first
-    counted: bool = False  # whether tokens and cost are counted where the trace is not sampled
     # One pair of clock readings for the trace: its spans stay in order whatever is done to the wall clock.
-    unix_ns: int = field(default_factory=time.time_ns)
-    monotonic_ns: int = field(default_factory=time.perf_counter_ns)
+    unix_ns: int
+    monotonic_ns: int
+    bits: int  # random ones, of its id
+    sampled: bool = field(default=True, init=False)
+    user_id: str | None = field(default=None, init=False)
+    convo_id: str | None = field(default=None, init=False)
+    remote: RemoteParent | None = field(default=None, init=False)  # the caller, of a trace that began elsewhere
+    # By which it was chosen; None where a caller chose and doesn't say.
+    sample_rate: float | None = field(default=None, init=False)
+    recorded: bool = field(default=True, init=False)  # False: nothing of it can go out
+    local_root_bits: int | None = field(default=None, init=False)  # of the id of its first span in this process
+    ledgers: tuple[Ledger, ...] = field(default=(), init=False)  # of the interactions around, the outer ones first
+    counted: bool = field(default=False, init=False)  # whether tokens and cost are counted where it is not sampled
+    known_trace_id: str | None = field(default=None, init=False)
+    known_event_id: str | None = field(default=None, init=False)
 
     @classmethod
     def begin(
         cls,
         sample_rate: float,
-        *,
         event_id: str | None = None,
         user_id: str | None = None,
         convo_id: str | None = None,
         remote: RemoteParent | None = None,
     ) -> Trace:
         """A new trace, or the caller's. A new one's id is the program's event id when that is a UUIDv7."""
+        trace = cls(time.time_ns(), time.perf_counter_ns(), random_bits(TRACE_BITS))
         if remote is not None:
             # Without an id of the caller's, each local root has its own: several may share one remote trace.
-            event_id = event_id or remote.event_id or uuid_of(new_trace_id())
-            user_id, convo_id = user_id or remote.user_id, convo_id or remote.convo_id
-            rate = remote.sample_rate
-            return cls(remote.trace_id, event_id, remote.sampled, user_id, convo_id, remote, rate)
-        trace_id = (event_id and trace_id_from(event_id)) or new_trace_id()
-        sampled = is_sampled(trace_id, sample_rate)
-        return cls(trace_id, event_id or uuid_of(trace_id), sampled, user_id, convo_id, None, sample_rate)
+            trace.known_event_id = event_id or remote.event_id or trace.event_id
+            trace.known_trace_id, trace.sampled = remote.trace_id, remote.sampled
+            trace.user_id, trace.convo_id = user_id or remote.user_id, convo_id or remote.convo_id
+            trace.remote, trace.sample_rate = remote, remote.sample_rate
+            return trace
+        trace.sample_rate = sample_rate
+        if event_id is not None or user_id is not None or convo_id is not None:
+            trace.user_id, trace.convo_id = user_id, convo_id
+            trace.known_event_id, trace.known_trace_id = event_id, event_id and trace_id_from(event_id)
+        if sample_rate < 1.0:
+            trace.sampled = is_sampled(trace.trace_id, sample_rate)
+        return trace
+
+    def within(self, event_id: str | None, user_id: str | None, convo_id: str | None) -> Trace:
+        """The same trace for an interaction inside of it, with what that knows better."""
+        inner = copy.copy(self)
+        inner.known_event_id = event_id or self.event_id
+        inner.user_id, inner.convo_id = user_id or self.user_id, convo_id or self.convo_id
+        return inner
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits, a UUIDv7 unless it began elsewhere."""
+        if self.known_trace_id is None:
+            self.known_trace_id = trace_id_of(self.unix_ns, self.bits)
+        return self.known_trace_id
+
+    @property
+    def event(self) -> str | tuple[int, int]:
+        """The event id, or where nobody has asked for it yet what it will be written from: time and random bits."""
+        return self.known_event_id or (self.unix_ns, self.bits)
+
+    @property
+    def event_id(self) -> str:
+        """The trace id as a UUID unless the caller chose one."""
+        if self.known_event_id is None:
+            self.known_event_id = uuid_of(self.trace_id)
+        return self.known_event_id
 
 
 class Attached:
@@ -96,7 +130,7 @@ class OpenSpan:
     parent: OpenSpan | None
     started_ns: int  # monotonic
     forks: int  # of the process in which it began
-    span_id: str
+    bits: int  # random ones, of its id
     below: list[Part] = field(default_factory=list, init=False)  # sums of the spans directly under this one
     ended_ns: int | None = field(default=None, init=False)  # monotonic; None while it runs
     inputs: Any = field(default=None, init=False)  # copies
@@ -126,6 +160,11 @@ class OpenSpan:
     live_call: Call | None = field(default=None, init=False)
 
     @property
+    def span_id(self) -> str:
+        """16 hex digits."""
+        return span_id_of(self.bits)
+
+    @property
     def span(self) -> Span:
         """Its span: one object, on whichever thread it is asked for first."""
         if self._span is not None:
@@ -135,7 +174,8 @@ class OpenSpan:
         parent_id = None if parent is None else parent.span_id
         span = Span(trace.trace_id, self.span_id, parent_id, trace.event_id, self.kind, self.name, start_ns)
         span.inputs, span.model, span.provider = self.inputs, self.model, self.provider
-        span.user_id, span.convo_id, span.local_root_id = trace.user_id, trace.convo_id, trace.local_root_id
+        span.user_id, span.convo_id = trace.user_id, trace.convo_id
+        span.local_root_id = None if trace.local_root_bits is None else span_id_of(trace.local_root_bits)
         if self.attributes is not None:
             span.attributes = self.attributes
         if parent is None and trace.remote is not None:

@@ -53,10 +53,14 @@ class Overrides:
         """Take them back; where the context is no longer this one, they ended with it."""
         token, self._token = self._token, None
         if token is not None:
-            try:
-                thread_local_overrides.reset(token)
-            except ValueError:  # a coroutine or generator that was closed from another context
-                return
+            _take_back(token)
+
+
+def _take_back(token: Token[Any]) -> None:
+    try:
+        thread_local_overrides.reset(token)
+    except ValueError:  # a coroutine or generator that was closed from another context
+        return
 
 
 def override(name: str) -> Any:
@@ -106,7 +110,7 @@ class LMRecord:
     It stands in `caller_modules` during the call: DSPy appends the call's history entry to every caller's `history`.
     """
 
-    __slots__ = ("_outer", "_overrides", "_stream", "_tracker", "first_chunk_ns", "history", "lm_usage", "streamed")
+    __slots__ = ("_outer", "_stream", "_token", "_tracker", "first_chunk_ns", "history", "lm_usage", "streamed")
 
     def __init__(self) -> None:
         self.history: list[dict[str, Any]] = []
@@ -118,8 +122,10 @@ class LMRecord:
         here = thread_local_overrides.get()
         # An LM that calls another LM must not see the other's entry: the innermost call alone is recorded.
         # In front: some of DSPy's code takes the last caller for the module that runs.
-        callers = [c for c in _setting("caller_modules", here) or () if type(c) is not LMRecord]
-        overrides: dict[str, Any] = {"caller_modules": [self, *callers]}
+        callers = _setting("caller_modules", here) or ()
+        if LMRecord in map(type, callers):
+            callers = [c for c in callers if type(c) is not LMRecord]
+        overrides: Any = {**here, "caller_modules": [self, *callers]}
         if _setting("disable_history", here) or _setting("max_history_size", here) == 0:
             self._outer = _setting("usage_tracker", here)
             self._tracker = overrides["usage_tracker"] = UsageTracker()
@@ -128,14 +134,16 @@ class LMRecord:
         if stream is not None:
             # An LM that calls another one sends the same chunks: both have a first one.
             self._stream = overrides["send_stream"] = _TimedStream(stream)
-        self._overrides = Overrides(**overrides)
+        self._token: Token[Any] | None = thread_local_overrides.set(overrides)
 
     def close(self) -> None:
         """Stop recording, and keep what was recorded apart from what the program may still change.
 
         Hands the usage on to the program's own tracker where ours stood in its place.
         """
-        self._overrides.undo()
+        token, self._token = self._token, None
+        if token is not None:
+            _take_back(token)
         self.history = [_apart(entry) for entry in self.history]
         if self._stream is not None:
             self.first_chunk_ns, self._stream = self._stream.first_chunk_ns, None

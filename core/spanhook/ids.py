@@ -7,20 +7,37 @@ import random
 import time
 import uuid
 
+TRACE_BITS = 74
+SPAN_BITS = 64
+
 _random = random.Random()  # seeded by the operating system; asking that for each id costs as much as all else of a span
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_random.seed)
 
 
+random_bits = _random.getrandbits
+"""So many random bits, as an int: what ids are made of when someone wants to read them."""
+
+
 def new_trace_id() -> str:
     """A UUIDv7 (RFC 9562) as 32 hex digits: sortable by time, and one id for every backend."""
-    milliseconds = time.time_ns() // 1_000_000 & (1 << 48) - 1
-    return f"{milliseconds:012x}7{_random.getrandbits(12):03x}{0b10 << 62 | _random.getrandbits(62):016x}"
+    return trace_id_of(time.time_ns(), random_bits(TRACE_BITS))
+
+
+def trace_id_of(unix_ns: int, bits: int) -> str:
+    """The id of a trace that began at this time, with these `TRACE_BITS` random bits."""
+    milliseconds = unix_ns // 1_000_000 & (1 << 48) - 1
+    return f"{milliseconds:012x}7{bits >> 62:03x}{0b10 << 62 | bits & (1 << 62) - 1:016x}"
 
 
 def new_span_id() -> str:
     """16 hex digits."""
-    return f"{_random.getrandbits(64):016x}"
+    return span_id_of(random_bits(SPAN_BITS))
+
+
+def span_id_of(bits: int) -> str:
+    """The id of a span with these `SPAN_BITS` random bits."""
+    return f"{bits:016x}"
 
 
 def uuid_of(trace_id: str) -> str:

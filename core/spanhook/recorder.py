@@ -16,7 +16,7 @@ from spanhook.active import REMOTE, OpenSpan, Trace
 from spanhook.config import TracingSettings
 from spanhook.delivery.keeping import RATE, Keeping
 from spanhook.guard import Guard, message_of
-from spanhook.ids import new_span_id
+from spanhook.ids import SPAN_BITS, random_bits, trace_id_of, uuid_of
 from spanhook.plugins.registration import Hook, Plugin
 from spanhook.processes import Lock, forks
 from spanhook.snapshot import snapshot
@@ -79,7 +79,7 @@ class Recorder:
     ) -> Trace:
         """A new trace with its share in the sample decided, or the caller's where one is attached."""
         remote = self._remote_parent()
-        trace = Trace.begin(self._sample_rate, event_id=event_id, user_id=user_id, convo_id=convo_id, remote=remote)
+        trace = Trace.begin(self._sample_rate, event_id, user_id, convo_id, remote)
         trace.recorded = trace.sampled or self._keeping is not None
         if not trace.recorded:
             with self._lock:
@@ -118,10 +118,10 @@ class Recorder:
         if trace is None:
             trace = self.begin_trace() if parent is None else parent.trace
         opened = OpenSpan(
-            kind, name, instance, arguments, trace, parent, time.perf_counter_ns(), forks(), new_span_id()
+            kind, name, instance, arguments, trace, parent, time.perf_counter_ns(), forks(), random_bits(SPAN_BITS)
         )
         if parent is None:
-            trace.local_root_id = opened.span_id
+            trace.local_root_bits = opened.bits
             if self._keeping is not None and trace.recorded:
                 self._keeping.begin(opened.span_id, sampled=trace.sampled, rate=trace.sample_rate)
             elif trace.sample_rate is not None and trace.sample_rate < 1.0:
@@ -154,7 +154,7 @@ class Recorder:
         if opened.forks != forks():
             return  # it began before this process was forked: it is the parent's to tell of
         if dspy_compat.is_prediction(outputs):
-            self._guard.call("remembering a prediction", remember_event, outputs, opened.trace.event_id)
+            self._guard.call("remembering a prediction", remember_event, outputs, opened.trace)
         if not opened.trace.recorded and not opened.is_kept:
             if opened.trace.counted and (opened.kind == "lm" or opened.below):
                 self._count_only(opened, outputs, exception)
@@ -320,13 +320,27 @@ def _hooks(hook: str, kind: Kind, plugins: list[Plugin]) -> list[EndHook]:
     return [(f"{p.label}: {hook}", p.name, p.hooks[hook]) for p in plugins if hook in p.hooks and kind in p.span_kinds]
 
 
-_events: dict[int, tuple[weakref.ref[Any], str]] = {}
+class _Remembered(weakref.ref[Any]):
+    """A prediction, and its event: the id, or what the id will be written from."""
+
+    __slots__ = ("event", "key")
+
+    event: str | tuple[int, int]
+    key: int
 
 
-def remember_event(outputs: Any, event_id: str) -> None:
+_events: dict[int, _Remembered] = {}
+
+
+def _forget(remembered: Any) -> None:
+    _events.pop(remembered.key, None)
+
+
+def remember_event(outputs: Any, trace: Trace) -> None:
     """Tie a program's result to its event without touching the result; forgotten when the result is."""
-    key = id(outputs)
-    _events[key] = (weakref.ref(outputs, lambda _: _events.pop(key, None)), event_id)
+    remembered = _Remembered(outputs, _forget)
+    remembered.event, remembered.key = trace.event, id(outputs)
+    _events[remembered.key] = remembered
 
 
 def event_id_of(prediction: object) -> str | None:
@@ -335,4 +349,6 @@ def event_id_of(prediction: object) -> str | None:
     Works with the very object that the program returned, not with a copy of it. On any thread.
     """
     found = _events.get(id(prediction))
-    return found[1] if found is not None and found[0]() is prediction else None
+    if found is None or found() is not prediction:
+        return None
+    return found.event if isinstance(found.event, str) else uuid_of(trace_id_of(*found.event))

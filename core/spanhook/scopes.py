@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -145,12 +144,7 @@ class Interaction(_Scope):
         if outer is None:
             self._trace = recorder.begin_trace(event_id, user_id, convo_id)
         else:
-            self._trace = replace(
-                outer.trace,
-                event_id=event_id or outer.trace.event_id,
-                user_id=user_id or outer.trace.user_id,
-                convo_id=convo_id or outer.trace.convo_id,
-            )
+            self._trace = outer.trace.within(event_id, user_id, convo_id)
         self._ledger = Ledger(self._trace.event_id, budget_usd, over_budget, recorder.complete)
         self._trace.ledgers = (*self._trace.ledgers, self._ledger)
         self._trace.counted = self._trace.counted or budget_usd is not None
