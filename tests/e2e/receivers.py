@@ -71,9 +71,9 @@ def mlflow(folder: Path) -> Iterator[Receiver]:
 
 
 @contextmanager
-def rotel(folder: Path, target: str) -> Iterator[Receiver]:
-    """rotel, a collector: it sends what it gets on to `target`, over HTTP."""
-    http, grpc = free_ports(2)
+def rotel(folder: Path, target: str, ports: tuple[int, int] | None = None) -> Iterator[Receiver]:
+    """rotel, a collector: it sends what it gets on to `target`, over HTTP. `ports` are for HTTP and gRPC."""
+    http, grpc = ports or free_ports(2)
     agent = next((ENVIRONMENTS / "rotel").glob("lib/python*/site-packages/rotel/rotel-agent"), None)
     if agent is None:
         raise RuntimeError(f"{ENVIRONMENTS}/rotel has no rotel-agent: run `make e2e`")
