@@ -7,10 +7,11 @@ import logging
 import os
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
+from spanhook.printable import printable
 from spanhook.processes import Lock
 from spanhook.secret_patterns import redacted
 
@@ -57,7 +58,7 @@ class Guard:
         if self._count(f"{place}: {type(error).__name__}"):
             # Without exc_info: a log record that holds a traceback would keep the program's frames alive.
             warn("%s failed; the program goes on (logged once): %s", place, located(error))
-            attempt(lambda: logger.debug("%s", redacted("".join(traceback.format_exception(error)))))
+            attempt(lambda: logger.debug("%s", _shown(traceback.format_exception(error))))
 
     def refuse(self, place: str, reason: str) -> None:
         """Count a value that can't be used; log the first of its kind."""
@@ -115,16 +116,20 @@ class _Shield:
 
 
 def warn(message: str, *arguments: object) -> None:
-    """Log a warning, without the secrets in it that are known by their look.
+    """Log a warning, without the secrets in it that are known by their look and without orders to a terminal.
 
     A log handler of the program's that raises must not turn it into the program's problem.
     """
 
     def log() -> None:
-        shown = [argument if isinstance(argument, int) else redacted(str(argument)) for argument in arguments]
+        shown = [a if isinstance(a, (int, float)) else printable(redacted(str(a))) for a in arguments]
         logger.warning(message, *shown)
 
     attempt(log)
+
+
+def _shown(lines: Iterable[str]) -> str:
+    return printable(redacted("".join(lines)), keep="\n")
 
 
 def describe(error: BaseException) -> str:

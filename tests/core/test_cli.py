@@ -112,3 +112,14 @@ def test_the_command_is_installed() -> None:
     command = Path(sys.executable).with_name("spanhook")
     result = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == f"spanhook, version {spanhook.__version__}"
+
+
+def test_the_command_line_gives_a_terminal_no_orders(elsewhere: Path) -> None:
+    """What stands in a file or in a plugin's message is shown, and not obeyed."""
+    (elsewhere / "tracing.toml").write_text(
+        "[tracing]\n" + r'"a\u001b]0;title\u0007b\u009b2J\u202ec\rd" = 1' + "\n" + r'service = "x"', encoding="utf-8"
+    )
+    for command in ("check", "plugins"):
+        output = run(command).output
+        assert r"a\x1b]0;title\x07b\x9b2J\u202ec\rd: unknown option" in output
+        assert not {"\x1b", "\x07", "\x9b", "\u202e", "\r"} & set(output)

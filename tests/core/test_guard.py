@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -203,3 +204,22 @@ def test_an_attempt():
     assert isinstance(error, ZeroDivisionError)
     with pytest.raises(SystemExit):
         attempt(lambda: exec("raise SystemExit"))
+
+
+def test_a_message_gives_a_terminal_no_orders_and_tells_no_secrets(caplog):
+    """An exception's text may be a model's answer: what we log of it is escaped, on one line, and redacted."""
+    caplog.set_level(logging.DEBUG, "spanhook")
+    error = ValueError("a\x1b]0;title\x07b\x9b2J\u202ec\rd\ne \x1b sk-proj-Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6")
+    Guard().call("here", raises(error))
+    warned, traced = caplog.records
+    assert r"ValueError: a\x1b]0;title\x07b\x9b2J\u202ec d e \x1b sk-[redacted]" in warned.getMessage()
+    for text in (warned.getMessage(), traced.getMessage()):
+        assert not {"\x1b", "\x07", "\x9b", "\u202e", "\r"} & set(text)
+        assert "Zm9v" not in text
+
+
+def raises(error: Exception) -> Callable[[], None]:
+    def work() -> None:
+        raise error
+
+    return work

@@ -11,6 +11,7 @@ from rich.text import Text
 from spanhook import config_files
 from spanhook.errors import ConfigError
 from spanhook.plugins import loading
+from spanhook.printable import printable
 
 
 @click.command()
@@ -27,14 +28,14 @@ def check(file: Path | None) -> None:
         plugins = loading.load(config)
     except ConfigError as error:
         for problem in error.problems:
-            err.print(Text(problem, style="red"))
+            err.print(Text(printable(problem), style="red"))
         count = len(error.problems)
         err.print(f"{count} problem{'s' if count > 1 else ''}; nothing would run.", markup=False)
         raise SystemExit(1) from None
     loading.close(plugins)
     tracing = config.settings.tracing
     source = "no file found: the defaults" if config.origin == "defaults" else config.origin
-    out.print(Text.assemble(("✓ ", "green"), source))
+    out.print(Text.assemble(("✓ ", "green"), printable(source)))
     lines = {
         "traced": {"all": "every DSPy call", "wrapped": "programs given to tracer.wrap"}[tracing.instrument],
         "extractors": ", ".join(tracing.extractors) or "none",
@@ -45,4 +46,4 @@ def check(file: Path | None) -> None:
     if not tracing.enabled:
         lines = {"traced": "nothing: enabled = false"}
     for name, value in lines.items():
-        out.print(Text(f"  {name:<11}{value}"))
+        out.print(Text(f"  {name:<11}{printable(value)}"))

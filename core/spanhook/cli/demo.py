@@ -15,6 +15,7 @@ from rich.console import Console
 import spanhook
 from spanhook.cli import demo_program
 from spanhook.cli.demo_model import INSTALL_COMMANDS, DemoModel, ModelUnavailableError, real_model, scripted_model
+from spanhook.printable import printable
 
 QUESTION = "Where is order 17?"
 CONFIG = {
@@ -104,7 +105,7 @@ def _ask(tracer: spanhook.Tracer) -> str:
     except AdapterParseError as error:
         outcome = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     tracer.flush()
-    click.echo(f"{QUESTION} -> {outcome}")
+    click.echo(f"{QUESTION} -> {printable(outcome)}")
     return interaction.event_id
 
 

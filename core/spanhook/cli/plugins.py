@@ -12,6 +12,7 @@ from rich.text import Text
 from spanhook import config_files
 from spanhook.errors import PluginError
 from spanhook.plugins.discovery import KINDS, Installed, group_of, installed
+from spanhook.printable import printable
 
 
 @click.command()
@@ -25,7 +26,7 @@ def plugins(as_json: bool, verbose: bool) -> None:
     err = Console(stderr=True, highlight=False, soft_wrap=True)
     config = config_files.read()
     for problem in config.problems:
-        err.print(Text(problem, style="red"))
+        err.print(Text(printable(problem), style="red"))
     chosen = {kind: [] if config.problems else list(getattr(config.settings.tracing, f"{kind}s")) for kind in KINDS}
     rows = [_row(plugin, plugin.name in chosen[plugin.kind]) for kind in KINDS for plugin in installed(kind)]
     if as_json:
@@ -46,12 +47,12 @@ def _show(rows: list[dict[str, Any]], verbose: bool) -> None:
         out.print(Text(group_of(kind), style="bold"))
         for row in (row for row in rows if row["group"] == group_of(kind)):
             line = Text("  ✓ " if row["selected"] else "    ", style="green")
-            line.append(f"{row['name']:<{width}}  ", "default")
-            line.append(f"{row['distribution']} {row['version']}".ljust(source), "dim")
+            line.append(f"{printable(row['name']):<{width}}  ", "default")
+            line.append(printable(f"{row['distribution']} {row['version']}").ljust(source), "dim")
             if row["error"] and row["install"] and not verbose:
                 line.append(f"  needs {row['install']}", "yellow")
             elif row["error"]:
-                line.append(f"  {row['error']}", "red")
+                line.append(f"  {printable(row['error'])}", "red")
             out.print(line)
     out.print(Text("✓ chosen by the configuration here", style="dim"))
 
