@@ -8,7 +8,7 @@ TESTS ?= tests
 
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help model demo test e2e check format matrix docs picture clean
+.PHONY: help model demo test e2e bench check format matrix docs picture clean
 
 help:
 	@echo "make demo    trace a DSPy program that calls a real small model"
@@ -16,6 +16,7 @@ help:
 	@echo "make check   lint, types, architecture"
 	@echo "make e2e     send traces of a real model to real receivers, and ask them back"
 	@echo "make matrix  run the tests over the corners of Python and DSPy"
+	@echo "make bench   measure what tracing costs, ours and others', and write it into the documentation"
 	@echo "make docs    build the documentation into site/"
 
 # uv resolves in seconds what pip alone can take minutes for.
@@ -48,6 +49,9 @@ test: $(VENV)/installed
 
 e2e: model .venvs/arize-phoenix/installed .venvs/mlflow/installed .venvs/rotel/installed
 	@$(BIN)/python -m pytest -n 0 $(or $(filter-out tests,$(TESTS)),tests/e2e)
+
+bench: $(VENV)/installed
+	@$(BIN)/python benchmarks/run.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
