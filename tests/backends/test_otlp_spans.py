@@ -218,7 +218,9 @@ def test_a_program_arrives_as_it_was_captured(receiver: Any) -> None:
             assert arrived.attributes["gen_ai.usage.input_tokens"] == usage.input_tokens
             assert arrived.attributes["llm.token_count.completion"] == usage.output_tokens
             assert arrived.attributes.get("llm.cost.total") == span.cost_usd
-        elif usage is not None:
+        elif span.name == "Predict":
+            assert arrived.attributes["llm.prompt_template.version"] == span.attributes["prompt_version"]
+        if span.kind != "lm" and usage is not None:
             assert arrived.attributes["spanhook.usage.input_tokens"] == usage.input_tokens
     root = next(span for span in receiver.spans if span.parent_id is None)
     summed = sum(span.attributes.get("llm.token_count.total", 0) for span in receiver.spans)

@@ -129,15 +129,16 @@ def test_spans_alone_in_trouble(raindrop: RaindropServer) -> None:
     assert len(raindrop.spans) == 1
 
 
-def test_refused_spans_are_counted(raindrop: RaindropServer, caplog: pytest.LogCaptureFixture) -> None:
-    """v1/traces answers 400: the event is there, the loss is counted and said."""
-    raindrop.fault(400, only="traces")
+@pytest.mark.parametrize("status", [400, 302])
+def test_refused_spans_are_counted(raindrop: RaindropServer, caplog: pytest.LogCaptureFixture, status: int) -> None:
+    """v1/traces answers 400 or a redirect: the event is there, the loss is counted and said."""
+    raindrop.fault(status, only="traces")
     with tracing(raindrop) as tracer:
         interact(tracer)
         assert not tracer.flush(WAIT_S)
         assert counted(tracer).failed == 2
     assert len(raindrop.events) == 1
-    assert any("1 of 1 LM and tool spans: HTTP 400" in line for line in warnings_of(caplog))
+    assert any(f"1 of 1 LM and tool spans: HTTP {status}" in line for line in warnings_of(caplog))
 
 
 def test_a_server_that_hangs_holds_up_nobody(raindrop: RaindropServer) -> None:

@@ -41,7 +41,7 @@ class Converter:
             self._put(made, "tool", span.name)
         elif span.kind in ("module", "interaction"):
             self._put(made, "agent" if is_agent else "workflow", span.name)
-        self._put(made, "prompt_version", span.attributes.get("dspy.prompt_version"))
+        self._put(made, "prompt_version", span.attributes.get("prompt_version"))
         if span.cache_hit is not None:
             made[f"{PREFIX}cache_hit"] = span.cache_hit
         if span.cost_usd is not None:

@@ -5,35 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import (
-    INVALID_SPAN,
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    set_span_in_context,
-)
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
-from spanhook import Span, __version__
+from spanhook import Span
+from spanhook_backends.otel.spans import Attributes, Replay, readable
 from spanhook_backends.raindrop.options import RaindropOptions
 from spanhook_backends.raindrop.texts import fit, id_text, text_of
 from spanhook_backends.raindrop.traces import TracedCall
 
-SCOPE = InstrumentationScope("spanhook", __version__)
 CONTENT_BYTES = 200_000  # of one attribute
 MAX_TOOLS = 128
 # Raindrop's own switch for the content of spans.
 CONTENT_VARIABLE = "TRACELOOP_TRACE_CONTENT"
-
-Attributes = dict[str, str | int | float | bool | Sequence[str]]
 
 
 def as_readable(call: TracedCall, event_id: str, options: RaindropOptions, resource: Resource) -> ReadableSpan:
@@ -42,33 +29,7 @@ def as_readable(call: TracedCall, event_id: str, options: RaindropOptions, resou
     attributes = _association(call, event_id, options)
     content = os.environ.get(CONTENT_VARIABLE, "true").lower() == "true"
     attributes.update(_tool(span, content) if span.kind == "tool" else _llm(span, content, options))
-    trace_id = int(span.trace_id, 16)
-    status, events = Status(StatusCode.UNSET), []
-    if span.error is not None:
-        message = fit(span.error.message or "", CONTENT_BYTES)
-        attributes["error.type"] = span.error.type
-        status = Status(StatusCode.ERROR, message or span.error.type)
-        details = {"exception.type": span.error.type, "exception.message": message}
-        if span.error.traceback is not None:
-            details["exception.stacktrace"] = fit(span.error.traceback, CONTENT_BYTES)
-        events = [Event("exception", details, span.end_ns)]
-    return ReadableSpan(
-        name=span.name,
-        context=_context(trace_id, span.span_id),
-        parent=None if call.parent_id is None else _context(trace_id, call.parent_id),
-        resource=resource,
-        attributes=attributes,
-        events=events,
-        kind=SpanKind.CLIENT if span.kind == "lm" else SpanKind.INTERNAL,
-        status=status,
-        start_time=span.start_ns,
-        end_time=span.end_ns,
-        instrumentation_scope=SCOPE,
-    )
-
-
-def _context(trace_id: int, span_id: str) -> SpanContext:
-    return SpanContext(trace_id, int(span_id, 16), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    return readable(span, attributes, resource, parent_id=call.parent_id, fit=partial(fit, max_bytes=CONTENT_BYTES))
 
 
 def _association(call: TracedCall, event_id: str, options: RaindropOptions) -> Attributes:
@@ -164,40 +125,15 @@ class Pipeline:
     """OpenTelemetry's SDK, of our own: what its variables say of sampling and limits is done to spans."""
 
     def __init__(self, resource: Resource) -> None:
-        self._ids = _GivenIds()
         self._collector = _Collector()
-        provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(self._collector)
-        self._tracer = provider.get_tracer(SCOPE.name, SCOPE.version)
+        self._replay = Replay(provider)
 
     def run(self, span: ReadableSpan) -> Sequence[ReadableSpan]:
         """The span as OpenTelemetry would have made it; nothing if it would have made none."""
-        self._ids.given = span.get_span_context()
-        parent = INVALID_SPAN if span.parent is None else NonRecordingSpan(span.parent)
-        started = self._tracer.start_span(
-            span.name,
-            context=set_span_in_context(parent),
-            kind=span.kind,
-            attributes=span.attributes,
-            start_time=span.start_time,
-        )
-        for event in span.events:
-            started.add_event(event.name, event.attributes, event.timestamp)
-        started.set_status(span.status)
-        started.end(span.end_time)
+        self._replay.run(span)
         return self._collector.take()
-
-
-class _GivenIds(IdGenerator):
-    """The ids that the span has already."""
-
-    given: SpanContext | None = None
-
-    def generate_span_id(self) -> int:
-        return 0 if self.given is None else self.given.span_id
-
-    def generate_trace_id(self) -> int:
-        return 0 if self.given is None else self.given.trace_id
 
 
 class _Collector(SpanProcessor):
