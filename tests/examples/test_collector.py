@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("yaml")
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+
 import yaml
 
 from spanhook import Span
