@@ -86,6 +86,9 @@ class TracingSettings(PluginOptions):
     max_text_chars: int = Field(default=100_000, ge=1)
     """The longest string a span may hold, in characters; what is cut says so."""
 
+    max_spans_per_trace: int = Field(default=200_000, ge=1)
+    """How many spans of one trace go out; those beyond are counted as dropped, and the root says how many."""
+
     sample_rate: float = Field(default=1.0, ge=0.0, le=1.0)
     """The share of traces that is kept: whole traces, chosen by their id."""
 

@@ -47,6 +47,7 @@ def _apply_attributes(span: Span, attributes: Any, source: str) -> list[str]:
         return [f"attributes must be a dict; this {type(attributes).__name__} can't be used"]
     for key, value in attributes.items():
         if len(span.attributes) >= MAX_ATTRIBUTES:
+            span.attributes["…"] = "more attributes, which were refused"
             return [f"more than {MAX_ATTRIBUTES} attributes on one span"]
         name = str(key)
         if value is not None and name not in span.attributes:

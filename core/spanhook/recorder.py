@@ -290,11 +290,13 @@ class Recorder:
         frames = traceback.StackSummary.extract(
             traceback.walk_tb(exception.__traceback__), limit=-MAX_TRACEBACK_FRAMES, lookup_lines=self.content
         )
+        more = sum(1 for _ in traceback.walk_tb(exception.__traceback__)) - len(frames)
+        cut = f"  … {more} more calls\n" if more else ""
         if not self.content:  # a line of source may hold the message
             places = (f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n' for frame in frames)
-            return SpanError(name, None, "".join(places))
+            return SpanError(name, None, cut + "".join(places))
         message = message_of(exception)
-        lines = "".join(frames.format())
+        lines = cut + "".join(frames.format())
         return SpanError(name, message, f"Traceback (most recent call last):\n{lines}{name}: {message}")
 
 

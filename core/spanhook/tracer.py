@@ -19,6 +19,7 @@ from spanhook.delivery.items import Item
 from spanhook.delivery.keeping import Keeping
 from spanhook.delivery.pipeline import Pipeline
 from spanhook.delivery.stats import Stats
+from spanhook.delivery.trace_limit import TraceLimit
 from spanhook.dspy_source import DSPySource
 from spanhook.finishing import Finisher
 from spanhook.guard import Guard, warn
@@ -51,6 +52,7 @@ class Tracer:
         self._finish = Finisher(settings.tracing.max_text_chars, self._guard, Redactor(settings.redact), redact)
         rules, limits = settings.tracing.keep, settings.delivery
         keeping = Keeping(rules, limits.queue_spans, limits.queue_bytes, self._completed) if rules else None
+        self._trace_limit = TraceLimit(settings.tracing.max_spans_per_trace)
         self._pipeline = Pipeline(backends, limits, self._prepare, self._guard, keeping)
         self._recorder = Recorder(settings.tracing, plugins, self._guard, self._pipeline.put, keeping)
         self._source = DSPySource(self._recorder, self._guard, self)
@@ -242,9 +244,12 @@ class Tracer:
         finally:
             self._recorder.listeners.remove(hear)
 
-    def _prepare(self, item: Item | OpenSpan) -> Item:
-        """Make what the program handed over fit for every backend, on the intake thread."""
-        return self._finish(self._completed(item))
+    def _prepare(self, item: Item | OpenSpan) -> Item | None:
+        """Make what the program handed over fit for every backend, on the intake thread; None if its trace is full."""
+        completed = self._completed(item)
+        if isinstance(completed, Span) and not self._trace_limit.admits(completed):
+            return None
+        return self._finish(completed)
 
     def _completed(self, item: Item | OpenSpan) -> Item:
         return self._recorder.complete(item) if isinstance(item, OpenSpan) else item

@@ -10,7 +10,7 @@ import odd_plugins
 import spanhook
 from doubles import Memory
 
-TRACING = "backends, capture, enabled, extractors, instrument, keep, max_text_chars, sample_rate, service, strict"
+TRACING = ", ".join(sorted(spanhook.TracingSettings.model_fields))
 NAMES = ("TRACING", "DELIVERY", "REDACT", "BACKENDS", "EXTRACTORS")
 SECTIONS = ", ".join(["SPANHOOK_CONFIG", *(f"SPANHOOK_{name}__…" for name in NAMES)])
 MALFORMED = (

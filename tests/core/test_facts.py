@@ -139,7 +139,8 @@ def test_the_number_of_attributes_is_bounded():
     assert apply(target, {"attributes": flood, "finish_reason": "stop"}, "mine") == [
         "more than 200 attributes on one span"
     ]
-    assert len(target.attributes) == MAX_ATTRIBUTES
+    assert len(target.attributes) == MAX_ATTRIBUTES + 1
+    assert target.attributes["…"] == "more attributes, which were refused"
     assert target.finish_reason == "stop"
 
 

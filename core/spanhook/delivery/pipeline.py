@@ -35,7 +35,7 @@ class Pipeline:
         self,
         backends: Sequence[Plugin],
         settings: DeliverySettings,
-        finish: Callable[[Any], Item],
+        finish: Callable[[Any], Item | None],
         guard: Guard,
         keeping: Keeping | None = None,
     ) -> None:
@@ -223,6 +223,9 @@ class Pipeline:
     def _give(self, items: Iterable[Item]) -> None:
         for item in items:
             finished = self._finish(item)
+            if finished is None:
+                self._drop("trace_full")
+                continue
             if self._spool is None:
                 self._put(Entry(finished, size_of(finished)))
                 continue
