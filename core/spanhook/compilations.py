@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
 
 from spanhook.active import OpenSpan, Trace
@@ -57,7 +57,9 @@ def hush(opened: OpenSpan) -> None:
 
 def _quiet(trace: Trace) -> Trace:
     """The same trace, for spans that go nowhere but are counted where someone sees the sum."""
-    return replace(trace, sampled=False, recorded=False, counted=trace.recorded or trace.counted)
+    quiet = copy.copy(trace)
+    quiet.sampled, quiet.recorded, quiet.counted = False, False, trace.recorded or trace.counted
+    return quiet
 
 
 def around(opened: OpenSpan | None) -> Compilation | None:
