@@ -8,13 +8,14 @@ TESTS ?= tests
 
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help model demo test e2e bench check format matrix docs picture clean
+.PHONY: help model demo test e2e bench soak check format matrix docs picture clean
 
 help:
 	@echo "make demo    trace a DSPy program that calls a real small model"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, architecture"
 	@echo "make e2e     send traces of a real model to real receivers, and ask them back"
+	@echo "make soak    ten minutes at full speed while servers fail"
 	@echo "make matrix  run the tests over the corners of Python and DSPy"
 	@echo "make bench   measure what tracing costs, ours and others', and write it into the documentation"
 	@echo "make docs    build the documentation into site/"
@@ -63,6 +64,9 @@ check: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+soak: $(VENV)/installed
+	@$(BIN)/python benchmarks/soak.py $(SECONDS)
 
 matrix: $(UV)
 	@.ci/matrix

@@ -56,7 +56,8 @@ def test_an_event_stays_below_a_mebibyte(raindrop: RaindropServer) -> None:
 
 
 def test_one_text_of_50_mb(raindrop: RaindropServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even where the bound for one string is far beyond what Raindrop takes."""
+    """Even where the bounds for one string and for the queue are far beyond what Raindrop takes."""
+    monkeypatch.setenv("SPANHOOK_DELIVERY__QUEUE_BYTES", "1000000000")
     with tracing(raindrop, section={"max_text_chars": 100_000_000}) as tracer:
         with tracer.interaction("u1", properties={"page": "p" * 5_000_000}):
             Echo()(text="x" * 50_000_000)

@@ -20,6 +20,8 @@ from spanhook_backends.opik.places import Places, needs_span
 from spanhook_backends.opik.scores import score
 from spanhook_backends.opik.text import valid
 
+Records = list[dict[str, Any]]
+
 MAX_USERS = 10_000  # whose traits are remembered
 MAX_TOLD = 10_000  # traces that run, and of which their program has told Opik something
 
@@ -89,6 +91,7 @@ class OpikBackend:
             ) from error
         except ValueError as error:
             raise ConfigError([f"Opik's own settings: url_override {error}"]) from error
+        self._converted: tuple[Sequence[Span], Records, Records] | None = None
         _backends.add(self)
 
     def reset_locks(self) -> None:
@@ -114,15 +117,11 @@ class OpikBackend:
 
         Raises:
             NotDeliveredError: Opik didn't take them all.
+            RetryLater: it can't take anything now. The same spans come again.
         """
-        traces: list[dict[str, Any]] = []
-        below: list[dict[str, Any]] = []
-        for span in spans:
-            self._convert(span, traces, below)
-        for key in {span.local_trace_key for span in spans}:
-            if (running := self._places.running(key)) is not None:
-                project = running.place.project or self._project
-                traces.append({**payloads.running_arguments(running), "project_name": project, "tags": self._tags})
+        if self._converted is None or self._converted[0] is not spans:
+            self._converted = (spans, *self._records(spans))  # once: it forgets where a span belongs
+        _, traces, below = self._converted
         if not sdk.is_tracing_active():  # the user has switched Opik off, with OPIK_TRACK_DISABLE or in code
             return
         keys: list[Key] = [("traces", trace["id"]) for trace in traces] + [("spans", span["id"]) for span in below]
@@ -136,7 +135,19 @@ class OpikBackend:
 
         self._connection.deliver(keys, send)
 
-    def _convert(self, span: Span, traces: list[dict[str, Any]], below: list[dict[str, Any]]) -> None:
+    def _records(self, spans: Sequence[Span]) -> tuple[Records, Records]:
+        """The traces and the spans under them that Opik gets."""
+        traces: Records = []
+        below: Records = []
+        for span in spans:
+            self._convert(span, traces, below)
+        for key in {span.local_trace_key for span in spans}:
+            if (running := self._places.running(key)) is not None:
+                project = running.place.project or self._project
+                traces.append({**payloads.running_arguments(running), "project_name": project, "tags": self._tags})
+        return traces, below
+
+    def _convert(self, span: Span, traces: Records, below: Records) -> None:
         place = self._places.take(span)
         is_root = span.is_local_root
         more = self._graphs.take(span) if self._graphs is not None else {}

@@ -6,17 +6,17 @@ import atexit
 import logging
 import os
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
+from spanhook import RetryLater
 from spanhook_backends.opik import sdk
 from spanhook_backends.opik.acks import Acks, Key, watched
 
-FLUSH_S = 600  # the SDK itself gives up on a request that hangs after about 310 s
+PATIENCE_S = 5  # with a request that hangs, until the tracer has a look; the SDK itself gives up after about 310 s
 LOOK_EVERY_S = 1.0
-GIVE_UP_S = 600.0  # with a server that can't be reached; what waits behind is in the tracer's own bounded queue
 QUIET_PINGS = 3  # without an attempt between them; the SDK pings every 10 s
 
 
@@ -32,12 +32,22 @@ class UnauthorizedError(NotDeliveredError):
     """Opik's server doesn't know the key or the workspace."""
 
 
-class ServerFailingError(NotDeliveredError):
-    """Opik's server, or the way to it, is broken."""
+class ServerFailingError(NotDeliveredError, RetryLater):
+    """Opik's server, or the way to it, is broken, and the SDK has given up."""
 
 
-class UnreachableError(NotDeliveredError):
+class UnreachableError(NotDeliveredError, RetryLater):
     """Nobody answers."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What the SDK has been given and Opik has not confirmed."""
+
+    keys: tuple[Key, ...]
+    dropped: int  # messages that the SDK had dropped before
+    attempts: int = -1
+    pings: int = 0
 
 
 class Connection:
@@ -57,6 +67,7 @@ class Connection:
 
     def _open(self) -> None:
         self._pid = os.getpid()
+        self._sent: _Sent | None = None
         self._acks = Acks()
         with watched(self._acks):
             # The SDK shares one connection among clients of equal configuration. The project is named with every
@@ -72,38 +83,44 @@ class Connection:
     def deliver(self, keys: Iterable[Key], send: Callable[[sdk.Opik], None]) -> None:
         """Have the SDK send what `send` gives it, and wait until Opik has confirmed all of `keys`.
 
+        Called again with the same keys it goes on waiting: the SDK has them.
+
         Raises:
-            NotDeliveredError: with the reason.
+            NotDeliveredError: with the reason; if it is a RetryLater too, the same should be given again.
         """
         if self._pid != os.getpid():
             self._open()  # a forked worker: the SDK's threads stayed with the parent
-        client = self._client
-        self._acks.expect(keys)
-        lost = client.get_errors_report().total_dropped_messages
-        deadline = time.monotonic() + GIVE_UP_S
-        attempts, pings = -1, 0
-        send(client)
-        while True:
-            client.flush(timeout=FLUSH_S)
-            if attempts != self._acks.attempts:
-                attempts, pings = self._acks.attempts, self._acks.pings
-            if self._acks.wait(0.0):
-                return
-            report = client.get_errors_report()
-            if report.total_dropped_messages > lost:
-                failure = report.failures[-1] if report.failures else None
-                detail = "" if failure is None else failure.detail or failure.reason.value
-                raise _explain(None if failure is None else failure.status_code, detail, self.url)
-            if (status := self._acks.refusal) is not None:  # it also gives up without a note, after a 429 for example
-                raise _explain(status, "", self.url)
-            if self._closed.is_set():
-                raise UnreachableError(f"shut down before {self.url} had answered")
-            if self._acks.wait(LOOK_EVERY_S):
-                return
-            if self._acks.pings >= pings + QUIET_PINGS:
-                raise NotDeliveredError(f"{self.url} answers, but Opik's SDK did not send it; its own log may say why")
-            if time.monotonic() > deadline:
-                raise UnreachableError(f"no connection to {self.url} for {GIVE_UP_S:.0f} s; is `host` right?")
+        client, keys = self._client, tuple(keys)
+        if self._sent is None or self._sent.keys != keys:
+            self._acks.expect(keys)
+            self._sent = _Sent(keys, client.get_errors_report().total_dropped_messages)
+            send(client)
+        sent = self._sent
+        client.flush(timeout=PATIENCE_S)
+        if sent.attempts != self._acks.attempts:
+            sent.attempts, sent.pings = self._acks.attempts, self._acks.pings
+        if not self._acks.wait(0.0):
+            self._explain_missing(client, sent)
+        self._sent = None
+
+    def _explain_missing(self, client: sdk.Opik, sent: _Sent) -> None:
+        """Raise what keeps Opik from confirming; return if it does after all."""
+        error: NotDeliveredError | None = None
+        report = client.get_errors_report()
+        if report.total_dropped_messages > sent.dropped:
+            failure = report.failures[-1] if report.failures else None
+            detail = "" if failure is None else failure.detail or failure.reason.value
+            error = _explain(None if failure is None else failure.status_code, detail, self.url)
+        elif (status := self._acks.refusal) is not None:  # it also gives up without a note, after a 429 for example
+            error = _explain(status, "", self.url)
+        elif self._acks.wait(LOOK_EVERY_S):
+            return
+        elif self._acks.pings >= sent.pings + QUIET_PINGS:
+            error = NotDeliveredError(f"{self.url} answers, but Opik's SDK did not send it; its own log may say why")
+        if error is None:
+            raise UnreachableError(f"no answer from {self.url}; is `host` right?", after_s=0)
+        self._sent = None  # the SDK no longer has it
+        raise error
 
     def close(self, timeout_s: float = 0.0) -> None:
         """Let the SDK's threads go, waiting for them if `timeout_s` is a second at least. A second call is a no-op."""

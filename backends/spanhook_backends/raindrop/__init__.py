@@ -21,7 +21,7 @@ logger = logging.getLogger("spanhook")
 class RaindropBackend:
     """One event an interaction. A hook returns when Raindrop has what it was given, and raises if Raindrop refuses it.
 
-    While Raindrop can't be reached the hooks wait for it, and what comes meanwhile waits in the tracer's own queue.
+    While Raindrop can't be reached the hooks say so by RetryLater, and what comes waits in the tracer's own queue.
     """
 
     Options = RaindropOptions

@@ -16,23 +16,25 @@ from spanhook_backends.raindrop.events import event_name, event_of, signal_of, t
 from spanhook_backends.raindrop.options import RaindropOptions
 from spanhook_backends.raindrop.otel_spans import as_readable
 from spanhook_backends.raindrop.otlp import SpanSender
-from spanhook_backends.raindrop.retries import NotDelivered, Retries, logger
+from spanhook_backends.raindrop.retries import NotDelivered, Outlasting, Retries, logger
 from spanhook_backends.raindrop.sender import Item, Sender
 from spanhook_backends.raindrop.texts import id_text
 from spanhook_backends.raindrop.traces import Trace, TracedCall, Traces
 
 
 class Delivery:
-    """Sends on the thread that calls, and returns when Raindrop has it.
+    """Sends, and returns when Raindrop has it.
 
     Raises:
         NotDelivered: from every method but `flush` and `shutdown`: something was refused.
+        RetryLater: from the same: Raindrop can't be reached. Called again with the same, they go on.
     """
 
     def __init__(self, options: RaindropOptions, service: str | None, ids: EventIds) -> None:
         self._options = options
         self._ids = ids
         self._retries = Retries()
+        self._outlasting = Outlasting(self._retries)
         self._traces = Traces(keep_calls=options.tracing_enabled)
         self._sender = Sender(options, self._retries)
         self._spans: SpanSender | None = None
@@ -50,6 +52,9 @@ class Delivery:
 
     def emit(self, spans: Sequence[Span]) -> None:
         """Take in spans that have ended; send the events of the traces that ended with them, and their calls."""
+        self._outlasting.run(spans, lambda: self._emit(spans))
+
+    def _emit(self, spans: Sequence[Span]) -> None:
         done = self._traces.add(spans)
         calls = [call for trace in done for call in trace.take_calls(self._event_name(trace))]
         if self._traces.has_late_or_many_calls():
@@ -62,7 +67,7 @@ class Delivery:
         def hand_over(client: Raindrop) -> None:
             client.identify(id_text(user_id), traits_of(traits))
 
-        self._sender.send([Item("identity", hand_over)])
+        self._outlasting.run(traits, lambda: self._sender.send([Item("identity", hand_over)]))
 
     def track_signal(self, signal: Signal) -> None:
         """Send a user's feedback."""
@@ -71,7 +76,7 @@ class Delivery:
         def hand_over(client: Raindrop) -> None:
             client.track_signal(**arguments)
 
-        self._sender.send([Item(f"signal {signal.name}", hand_over)])
+        self._outlasting.run(signal, lambda: self._sender.send([Item(f"signal {signal.name}", hand_over)]))
 
     def flush(self, timeout_s: float) -> bool:
         """Send the calls of running traces too; whether all has arrived."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import Literal, NamedTuple
+
+from spanhook import RetryLater
 
 logger = logging.getLogger("spanhook")
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 2.0
+LOOK_EVERY_S = 0.25
 
 Outcome = Literal["delivered", "refused", "unreachable", "unknown"]
 
@@ -41,11 +45,15 @@ class Attempt(NamedTuple):
 
 
 class Retries:
-    """Repeats what could not reach Raindrop, with pauses, until it is closed. For one thread at a time."""
+    """Repeats what could not reach Raindrop, with pauses, until it is closed. For one thread at a time.
+
+    Attributes:
+        trouble: why Raindrop can't be reached; empty if it can. On any thread.
+    """
 
     def __init__(self) -> None:
+        self.trouble = ""
         self._closing = threading.Event()
-        self._is_down = False
 
     def run(self, attempt: Callable[[], Attempt]) -> Attempt:
         """Attempt once and, as long as Raindrop can't be reached, again.
@@ -55,17 +63,65 @@ class Retries:
         """
         pause_s = FIRST_PAUSE_S
         while (made := attempt()).outcome == "unreachable":
-            if not self._is_down:
-                self._is_down = True
-                logger.warning("backend raindrop: not reachable, will try again: %s", made.reason)
+            self.trouble = made.reason
             if self._closing.wait(pause_s):
                 raise NotDelivered(f"not reachable: {made.reason}", is_final=True)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        if self._is_down and made.outcome == "delivered":
-            self._is_down = False
-            logger.warning("backend raindrop: reachable again")
+        self.trouble = ""
         return made
 
     def close(self) -> None:
         """Repeat nothing from now on. On any thread."""
         self._closing.set()
+
+
+class Outlasting:
+    """Does what may take as long as an outage on a thread of its own, so that the tracer's thread is free meanwhile."""
+
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
+        self._work: _Work | None = None
+
+    def run(self, given: object, work: Callable[[], None]) -> None:
+        """Do `work` with what was given, and wait for it. Raises what it raises.
+
+        Raises:
+            RetryLater: Raindrop can't be reached. It goes on; call again, with the same object, to wait for it.
+        """
+        if self._work is None or self._work.given is not given:
+            self._work = _Work(given, work)
+            thread = threading.Thread(target=self._work.run, name="spanhook-raindrop-send", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter exits and lets nobody start a thread
+                self._work.run()
+        while not self._work.done.wait(LOOK_EVERY_S):
+            if self._retries.trouble:
+                raise RetryLater(self._retries.trouble, after_s=LOOK_EVERY_S)
+        done, self._work = self._work, None
+        if done.error is not None:
+            raise done.error
+
+
+class _Work:
+    """Something that is being done; `error` is what it raised when it is done."""
+
+    def __init__(self, given: object, work: Callable[[], None]) -> None:
+        self.given = given
+        self.done = threading.Event()
+        self.error: BaseException | None = None
+        self._work = work
+
+    def run(self) -> None:
+        with self:
+            self._work()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self.error = error
+        self.done.set()
+        return True
