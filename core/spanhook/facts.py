@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 from spanhook.secret_patterns import redacted
@@ -11,6 +12,7 @@ from spanhook.snapshot import snapshot
 from spanhook.span import USAGE_FIELDS, Facts, Span, Usage
 
 MAX_ATTRIBUTES = 200  # of one span
+MAX_FACTS = 50  # that are looked at, of what one extractor returns
 
 
 def apply(span: Span, facts: Facts | None, source: str) -> list[str]:
@@ -20,33 +22,33 @@ def apply(span: Span, facts: Facts | None, source: str) -> list[str]:
     if type(facts) is not dict and not isinstance(facts, Mapping):
         return [f"returned {type(facts).__name__}, not a dict of facts"]
     refused: list[str] = []
-    for name, value in facts.items():
+    for name, value in islice(facts.items(), MAX_FACTS):
         if value is None or (name == "usage" and isinstance(value, Usage) and not value):
             continue
         if name == "attributes":
-            if value != {}:
+            if value or type(value) is not dict:
                 refused += _apply_attributes(span, value, source)
             continue
         check, allowed = _CHECKS.get(name, (None, ""))
         if check is None:
-            known = ", ".join(_CHECKS)
-            refused.append(
-                f"{redacted(str(name))[:100]!r} is no field that an extractor can give (known: {known}, attributes)"
-            )
+            shown, known = redacted(str(name)[:1_000])[:100], ", ".join(_CHECKS)
+            refused.append(f"{shown!r} is no field that an extractor can give (known: {known}, attributes)")
         elif not check(value):
             # Without the value: each kind of mistake is one line in the log.
             refused.append(f"{name} must be {allowed}; this {type(value).__name__} can't be used")
         elif name not in span.sources:
             setattr(span, name, value)
             span.sources[name] = source
+    if len(facts) > MAX_FACTS:
+        refused.append(f"more than {MAX_FACTS} fields")
     return refused
 
 
 def _apply_attributes(span: Span, attributes: Any, source: str) -> list[str]:
     if not isinstance(attributes, Mapping):
         return [f"attributes must be a dict; this {type(attributes).__name__} can't be used"]
-    for key, value in attributes.items():
-        if len(span.attributes) >= MAX_ATTRIBUTES:
+    for number, (key, value) in enumerate(attributes.items()):
+        if len(span.attributes) >= MAX_ATTRIBUTES or number >= MAX_ATTRIBUTES:
             span.attributes["…"] = "more attributes, which were refused"
             return [f"more than {MAX_ATTRIBUTES} attributes on one span"]
         name = str(key)
