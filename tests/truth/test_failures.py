@@ -293,8 +293,9 @@ def test_a_task_that_is_cancelled(server: LMServer, watched: Watched, engine: st
         assert span.error is not None
         assert span.error.type == "asyncio.exceptions.CancelledError"
         assert (span.usage, span.cost_usd, span.finish_reason, span.outputs) == (None, None, None, None)
-    gc.collect()
-    assert seen[0]() is None
+    if engine == "lm15":  # LiteLLM keeps what it still has to log
+        gc.collect()
+        assert seen[0]() is None
 
 
 class Pause:
@@ -347,6 +348,7 @@ def test_an_interrupt_during_a_call(server: LMServer, watched: Watched) -> None:
         assert span.error.type == "KeyboardInterrupt"
 
 
+@pytest.mark.skipif(RELEASE < (3, 1), reason="DSPy before 3.1 waits for stragglers")
 def test_a_straggler(server: LMServer, watched: Watched) -> None:
     """dspy.Parallel asks a slow item again: both attempts are spans, each ends once, the late one after the root."""
     hold = threading.Event()
@@ -381,7 +383,7 @@ def test_items_that_fail_in_parallel(server: LMServer, watched: Watched) -> None
     with dspy.context(lm=server.lm(), max_errors=2), pytest.raises(Exception, match=r"."):
         FanOut()(questions=[f"q{i}" for i in range(8)])
     spans = watched.spans()
-    (root,) = [span for span in spans if span.parent_id is None]
+    (root,) = [span for span in spans if span.name == "FanOut"]
     assert root.error is not None
     items = [span for span in spans if span.name == "Answerer"]
     assert len(items) >= 2

@@ -13,7 +13,17 @@ import dspy
 import pytest
 from dspy.utils.dummies import DummyLM
 
-from exact import ENGINES, HAS_ENGINES, HAS_MCP, PRICED, assert_exact, assert_none_lost_none_wrong, cost_of, lm_spans
+from exact import (
+    ENGINES,
+    HAS_ENGINES,
+    HAS_MCP,
+    PRICED,
+    RELEASE,
+    assert_exact,
+    assert_none_lost_none_wrong,
+    cost_of,
+    lm_spans,
+)
 from lm_server import API_KEY, LMServer, Reply, Tokens
 from programs import Answerer
 from spanhook import Span
@@ -288,7 +298,8 @@ def test_what_a_model_thought(server: LMServer, spans: list[Span], engine: str) 
     server.script([Reply(content="answer-1", reasoning_content="thought {serial}")])
     server.lm(PRICED, engine=engine)("hello")
     assert_none_lost_none_wrong(spans, server, 1)
-    assert spans[0].outputs == [{"text": "answer-1", "reasoning_content": "thought 1"}]
+    if RELEASE >= (3, 1):  # before, DSPy's outputs have no place for it
+        assert spans[0].outputs == [{"text": "answer-1", "reasoning_content": "thought 1"}]
 
 
 class Shown(dspy.Signature):  # type: ignore[misc]
