@@ -19,6 +19,7 @@ from opik_server import OpikServer
 
 import spanhook
 from programs import Answerer
+from spanhook import TracingSettings
 
 PROGRAM = """
 import json, os, sys
@@ -181,6 +182,8 @@ def test_odd_content_arrives(case: OpikCase) -> None:
         "key": {("a", 1): object()},
         "prediction": dspy.Prediction(answer="x"),
         "image": dspy.Image("data:image/png;base64,iVBORw0KGgo="),
+        "array": pytest.importorskip("numpy").zeros((100, 100)),
+        "options": TracingSettings(service="s"),  # a pydantic model
     }
     case.tracer.identify("u\ud800", {"name": "\ud800"})
     interaction = case.tracer.interaction(user_id="u\ud800", convo_id="\ud800", event="odd")
@@ -194,6 +197,8 @@ def test_odd_content_arrives(case: OpikCase) -> None:
     assert inner["input"]["surrogate"] == "a?b"
     assert "lock" in inner["input"]["lock"]
     assert inner["output"]["output"]["prediction"] == {"answer": "x"}
+    assert inner["input"]["options"]["service"] == "s"
+    assert list(odd["generator"]) == [0, 1, 2]
 
 
 def test_fifty_megabytes_are_told_and_the_others_arrive(case: OpikCase) -> None:

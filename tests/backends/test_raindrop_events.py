@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -103,18 +104,41 @@ def test_async_calls_are_events(raindrop: RaindropServer, server: LMServer, styl
         assert usage_of(event) == (answered.tokens.prompt, answered.tokens.completion)
 
 
-def test_an_async_forward_is_an_event(raindrop: RaindropServer, server: LMServer) -> None:
-    """A module whose `forward` is a coroutine function: the event has what it returned when it was awaited."""
+def ask(program: Any) -> Any:
+    return asyncio.run(program(question="Why?"))
+
+
+def ask_inside(program: Any) -> Any:
+    async def main() -> Any:
+        return await program(question="Why?")
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("run", "in_interaction", "knows_the_output"),
+    [(ask, False, True), (ask_inside, False, False), (ask, True, True), (ask_inside, True, False)],
+)
+def test_an_async_forward_is_an_event(
+    raindrop: RaindropServer, server: LMServer, run: Any, in_interaction: bool, knows_the_output: bool
+) -> None:
+    """A module whose `forward` is a coroutine function: one event; what only its awaiter has is left out."""
 
     class Slow(dspy.Module):
         async def forward(self, question: str) -> Any:
             return await dspy.Predict("question -> answer").acall(question=question)
 
-    with dspy.context(lm=server.lm()), traced(raindrop) as tracer, tracer.interaction(user_id="u1"):
-        prediction = asyncio.run(Slow()(question="Why?"))
+    with contextlib.ExitStack() as around:
+        around.enter_context(dspy.context(lm=server.lm()))
+        tracer = around.enter_context(traced(raindrop))
+        if in_interaction:
+            around.enter_context(tracer.interaction(user_id="u1"))
+        prediction = run(Slow())
     (event,) = raindrop.events
+    answered = server.answer_to(prediction.answer)
     assert event["ai_data"]["input"] == "Why?"
-    assert event["ai_data"]["output"] == prediction.answer
+    assert event["ai_data"].get("output") == (prediction.answer if knows_the_output else None)
+    assert usage_of(event) == (answered.tokens.prompt, answered.tokens.completion)
 
 
 def test_tokens_of_many_threads_are_whole(raindrop: RaindropServer, server: LMServer) -> None:

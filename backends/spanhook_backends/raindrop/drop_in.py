@@ -180,37 +180,5 @@ def _literal(value: Any) -> Any:
     return [_literal(item) for item in value] if isinstance(value, list) else value
 
 
-def create_raindrop_dspy(
-    api_key: str | None = None,
-    user_id: str | None = None,
-    convo_id: str | None = None,
-    project_id: str | None = None,
-    tracing_enabled: bool = True,
-    bypass_otel_for_tools: bool = True,
-    disable_auto_instrument: bool = True,
-    event_name: str = "ai_generation",
-    event_id: str | Callable[[], str] | None = None,
-    endpoint: str | None = None,
-    *,
-    tools: Tools | None = None,
-    app_git: bool | Mapping[str, Any] = True,
-    client: Any = None,
-    debug: bool = False,
-) -> RaindropDSPy:
-    """A `RaindropDSPy`, as raindrop-dspy's factory makes it; the parameters are its own."""
-    return RaindropDSPy(
-        api_key,
-        user_id,
-        convo_id,
-        project_id,
-        tracing_enabled,
-        bypass_otel_for_tools,
-        disable_auto_instrument,
-        event_name,
-        event_id,
-        endpoint,
-        tools=tools,
-        app_git=app_git,
-        client=client,
-        debug=debug,
-    )
+create_raindrop_dspy = RaindropDSPy
+"""raindrop-dspy's factory; its parameters are the class's own."""
