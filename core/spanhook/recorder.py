@@ -58,7 +58,7 @@ class Recorder:
         self._on_start = {kind: _hooks("span_start", kind, plugins) for kind in KINDS}
         self._on_end = {kind: _hooks("span_end", kind, asked) for kind in KINDS}
         self._later = {kind: _deferred(kind, asked) for kind in KINDS}
-        self._at_once = {kind: hooks[: len(hooks) - len(self._later[kind])] for kind, hooks in self._on_end.items()}
+        self._at_once = {k: [hook for hook in hooks if hook not in self._later[k]] for k, hooks in self._on_end.items()}
         # Making a span takes time: where nobody looks at it, it is left to the intake thread.
         self._sees_span = {
             kind: any(p.sees_span and kind in p.span_kinds for p in asked if "span_end" in p.hooks) for kind in KINDS
@@ -312,7 +312,7 @@ def _fill(opened: OpenSpan) -> None:
 
 def _deferred(kind: Kind, plugins: list[Plugin]) -> list[EndHook]:
     """The hooks at the end of the list that may be called later: none may, of which one behind it sees the facts."""
-    hooks: list[Plugin] = [plugin for plugin in plugins if "span_end" in plugin.hooks and kind in plugin.span_kinds]
+    hooks = [p for p in plugins if "span_end" in p.hooks and kind in p.span_kinds and p.sees_facts]
     later: list[Plugin] = list(itertools.takewhile(lambda p: kind in p.deferred_kinds, reversed(hooks)))
     return _hooks("span_end", kind, later[::-1])
 

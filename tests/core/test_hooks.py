@@ -198,12 +198,13 @@ def test_span_kinds():
 
 
 def test_deferred_kinds():
-    """Those are asked later, with the record of the call; but none of which one behind it must see the call live."""
+    """Those are asked later, with the record of the call; but none of which one behind it must see the facts."""
     threads: dict[str, str] = {}
     histories: list[int] = []
 
     class Asked:
         span_kinds = ("lm",)
+        sees_facts = True
 
         def __init__(self, name: str, deferred: bool) -> None:
             self.name = name
@@ -215,12 +216,14 @@ def test_deferred_kinds():
             histories.append(len(call.history))
 
     plugins = {name: Asked(name, deferred) for name, deferred in [("a", True), ("b", False), ("c", True), ("d", True)]}
+    plugins["e"] = Asked("e", deferred=False)
+    plugins["e"].sees_facts = False
     tracer, _ = traced(**plugins)
     ask()
     assert tracer.flush()
     here = threading.current_thread().name
-    assert threads == {"a": here, "b": here, "c": "spanhook-intake", "d": "spanhook-intake"}
-    assert histories == [1, 1, 1, 1]
+    assert threads == {"a": here, "b": here, "c": "spanhook-intake", "d": "spanhook-intake", "e": here}
+    assert histories == [1, 1, 1, 1, 1]
 
 
 def test_deferred_facts_are_those_of_the_call():

@@ -31,6 +31,7 @@ class Plugin:
     span_kinds: frozenset[str] = frozenset(KINDS)  # for which span_start and span_end are called
     deferred_kinds: frozenset[str] = frozenset()  # for which span_end may be called later, on another thread
     sees_span: bool = True  # whether span_end takes the span
+    sees_facts: bool = True  # whether it looks at what others have found
 
     @property
     def label(self) -> str:
@@ -77,7 +78,8 @@ def register(kind: PluginKind | None, name: str, instance: Any) -> Plugin:
     except PluginError as problem:
         raise PluginError(f"{label}: {problem}") from None
     sees_span = "span_end" in hooks and "span" in implementations["span_end"].argnames
-    return Plugin(name, kind, instance, hooks, kinds, deferred, sees_span)
+    sees_facts = getattr(instance, "sees_facts", True) is not False
+    return Plugin(name, kind, instance, hooks, kinds, deferred, sees_span, sees_facts)
 
 
 def _kinds(instance: Any, attribute: str, default: Collection[str]) -> frozenset[str]:
