@@ -165,8 +165,7 @@ def _value(text: str, at: int, stem_end: int) -> tuple[int, int, bool] | None:
             return None  # it closes the string that the name is in: "Password: "
         start, end = quote.end(), _closing(text, quote[0], quote.end())
         value = text[start:end]
-        is_placeholder = value.strip().lower() in _PLACEHOLDERS or value.startswith((MARK, "${", "{", "<", "%"))
-        return start, end, bool(value) and not is_placeholder
+        return start, end, not _is_placeholder(value)
     if "cookie" in name.lower() and (crumbs := _CRUMBS.match(text, start)):
         return *crumbs.span(), True
     if scheme := _SCHEME.match(text, start):
@@ -177,7 +176,7 @@ def _value(text: str, at: int, stem_end: int) -> tuple[int, int, bool] | None:
     value, end = bare[0], bare.end()
     is_asked = text[max(0, at - len(before) - 1)] in "?&"
     is_setting = is_flag or (after[0].endswith("=") and (is_asked or name.isupper()))
-    is_code = text[end : end + 1] in ("(", "[") or value.startswith("$")
+    is_code = text[end : end + 1] in ("(", "[") or value.startswith("$") or not value.strip(".*…")
     return start, end, not is_code and (is_setting or _is_bare_secret(value))
 
 
@@ -197,6 +196,15 @@ def _closing(text: str, quote: str, start: int) -> int:
         return end
     bare = _BARE.match(text, start)  # it was cut, or is no quote after all
     return bare.end() if bare is not None else start
+
+
+def _is_placeholder(value: str) -> bool:
+    """Whether a value in quotes only says what belongs there: `"string"`, `"${KEY}"`, `"..."`."""
+    return (
+        not value.strip(" .*…")
+        or value.strip().lower() in _PLACEHOLDERS
+        or value.startswith((MARK, "${", "{", "<", "%"))
+    )
 
 
 def _is_bare_secret(value: str) -> bool:

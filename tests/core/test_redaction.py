@@ -129,6 +129,7 @@ ORDINARY = [
     "Your password must have at least 12 characters; the password: at least one digit. Token: a word or part of one.",
     "A secret of good coffee: 60 g a litre. The key: patience. Authorization: who may do what. Basic understanding.",
     "The bearer of this letter speaks for me. Cookie: a small text. Session: 3 of 5. Passwords are stored hashed.",
+    'Set OPENAI_API_KEY=... or api_key=\'…\', or --token *** on the command line; "password": "...".',
     "def login(self, password: str, token: str | None = None) -> Token: return self.client.login(password=password)",
     "token = tokens[index]; api_key = os.environ['KEY']; secret = get_secret(name); password = getpass.getpass()",
     'parser.add_argument("--token", help="a token"); {"type": "string", "name": "password"}; "token": null',
