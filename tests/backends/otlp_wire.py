@@ -30,6 +30,7 @@ class OTLPSpan:
     trace_id: str
     span_id: str
     parent_id: str | None
+    has_remote_parent: bool
     name: str
     start_ns: int
     end_ns: int
@@ -69,6 +70,7 @@ def spans_of(request: ExportTraceServiceRequest, kind: type[AnySpan] = OTLPSpan)
             trace_id=span.trace_id.hex(),
             span_id=span.span_id.hex(),
             parent_id=span.parent_span_id.hex() or None,
+            has_remote_parent=bool(span.flags & 0x200),
             name=span.name,
             start_ns=span.start_time_unix_nano,
             end_ns=span.end_time_unix_nano,

@@ -23,7 +23,7 @@ from otlp_server import Code, GRPCServer, OTLPServer, Reply, traced, tracing
 
 import spanhook
 from http_server import Exchange, HTTPServer
-from spanhook import Span
+from spanhook import Span, SpanError
 from spanhook_backends.otlp import OTLPBackend
 from spanhook_backends.otlp.delivery import NotDelivered
 
@@ -267,7 +267,7 @@ def test_successes_of_all_forms(answer: Reply, failed: int) -> None:
 
 
 def test_what_is_too_large_is_sent_in_parts(receiver: Any, backend: OTLPBackend) -> None:
-    """In halves until it fits; a span that is too large alone is refused, and only that one."""
+    """In halves until it fits; a span that is refused whatever is left of it counts as failed, and only that one."""
     refusal = TOO_LARGE[receiver.protocol]
     receiver.on_request = lambda spans: (
         refusal if len(spans) > 3 or any(span.name == "span 5" for span in spans) else None
@@ -276,6 +276,23 @@ def test_what_is_too_large_is_sent_in_parts(receiver: Any, backend: OTLPBackend)
         backend.emit(_spans(9))
     assert raised.value.failed == 1
     assert sorted(span.name for span in receiver.spans) == [f"span {i}" for i in range(9) if i != 5]
+
+
+def test_a_span_that_is_too_large_alone_goes_without_its_content(receiver: Any, backend: OTLPBackend) -> None:
+    """And says so; what is short stays, ids and counts and the error's type among it."""
+    refusal = TOO_LARGE[receiver.protocol]
+    receiver.on_request = lambda spans: refusal if len(repr(spans)) > 100_000 else None
+    long = "x" * 200_000
+    error = SpanError("ValueError", long, long)
+    backend.emit(_spans(3, inputs={"text": long}, user_id="u1", error=error, attributes={"tier": "gold"}))
+    assert len(receiver.spans) == 3
+    assert receiver.problems == []
+    for span in receiver.spans:
+        assert span.attributes["spanhook.content_lost"] is True
+        assert (span.attributes["user.id"], span.attributes["spanhook.tier"]) == ("u1", "gold")
+        assert span.attributes["error.type"] == "ValueError"
+        assert span.exceptions == [{"exception.type": "ValueError"}]
+        assert "input.value" not in span.attributes
 
 
 def test_a_batch_that_comes_again_leaves_out_what_has_arrived(receiver: Any, backend: OTLPBackend) -> None:

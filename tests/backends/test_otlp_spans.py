@@ -454,3 +454,16 @@ def test_a_span_whose_content_can_not_be_converted_goes_without_it() -> None:
     assert receiver.problems == []
     assert [span.attributes.get("spanhook.content_lost") for span in receiver.spans] == [True, None]
     assert receiver.spans[1].status_message == "ValueError"
+
+
+def test_a_parent_in_another_process_is_told_from_one_in_this() -> None:
+    """The flag that OTLP has for it."""
+    from spanhook_backends.otlp import OTLPBackend
+
+    below = Span("a" * 32, "c" * 16, "b" * 16, "e1", "custom", "below", 1, 2, local_root_id="b" * 16)
+    local_root = Span("a" * 32, "b" * 16, "d" * 16, "e1", "custom", "local root", 1, 2, local_root_id="b" * 16)
+    with OTLPServer() as receiver:
+        backend = OTLPBackend(OTLPBackend.Options(**receiver.options))
+        backend.emit([below, local_root])
+        backend.shutdown(1.0)
+    assert [(span.name, span.has_remote_parent) for span in receiver.spans] == [("below", False), ("local root", True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, Tracer, TracerProvider
@@ -21,6 +22,7 @@ from opentelemetry.trace import (
 
 from spanhook import Span, __version__
 
+LONG_CHARS = 500  # a text that is longer is content, and not a name or an id
 SCOPE = InstrumentationScope("spanhook", __version__)
 
 Value = str | int | float | bool | Sequence[str]
@@ -56,7 +58,7 @@ def readable(
     return ReadableSpan(
         name=span.name,
         context=context_of(span.trace_id, span.span_id),
-        parent=None if parent_id is None else context_of(span.trace_id, parent_id),
+        parent=None if parent_id is None else context_of(span.trace_id, parent_id, is_remote=span.is_local_root),
         resource=resource,
         attributes=attributes,
         events=events,
@@ -68,9 +70,36 @@ def readable(
     )
 
 
-def context_of(trace_id: str, span_id: str) -> SpanContext:
-    """Ids as OpenTelemetry holds them."""
-    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+def context_of(trace_id: str, span_id: str, *, is_remote: bool = False) -> SpanContext:
+    """Ids as OpenTelemetry holds them; `is_remote` for those of another process's span."""
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote, TraceFlags(TraceFlags.SAMPLED))
+
+
+def without_content(span: ReadableSpan) -> ReadableSpan:
+    """The span without its long texts, which says so: for a receiver that finds it too large."""
+    return ReadableSpan(
+        name=span.name[:LONG_CHARS],
+        context=span.get_span_context(),
+        parent=span.parent,
+        resource=span.resource,
+        attributes={**_short(span.attributes or {}), "spanhook.content_lost": True},
+        events=[Event(event.name, _short(event.attributes or {}), event.timestamp) for event in span.events],
+        kind=span.kind,
+        status=Status(span.status.status_code, (span.status.description or "")[:LONG_CHARS] or None),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+def _short(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    numbered = ("llm.input_messages.", "llm.output_messages.", "llm.tools.")
+    return {
+        name: value
+        for name, value in attributes.items()
+        if isinstance(value, (bool, int, float))
+        or (sum(map(len, value)) <= LONG_CHARS and not name.startswith(numbered))
+    }
 
 
 class Replay:

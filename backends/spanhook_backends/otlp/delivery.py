@@ -8,6 +8,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from spanhook import PartlyFailed, RetryLater
 from spanhook_backends.otel.http import HTTPSender
+from spanhook_backends.otel.spans import without_content
 from spanhook_backends.otlp.options import Target
 from spanhook_backends.otlp.outcomes import Outcome, of_answer
 
@@ -60,6 +61,9 @@ class Delivery:
             half = len(spans) // 2
             self._settle(spans[:half])
             self._settle(spans[half:])
+            return
+        if made.kind == "too_large" and "spanhook.content_lost" not in (spans[0].attributes or {}):
+            self._settle([without_content(spans[0])])
             return
         failed = min(made.rejected, len(spans)) if made.kind == "taken" else len(spans)
         if failed:
