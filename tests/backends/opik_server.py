@@ -153,6 +153,11 @@ class OpikServer(HTTPServer):
         """Every feedback score on a trace, in the order in which they came."""
         return list(self._scores["traces"])
 
+    @property
+    def span_scores(self) -> list[Body]:
+        """Every feedback score on a span."""
+        return list(self._scores["spans"])
+
     def trace(self, name: str) -> Trace:
         """The one trace of this name."""
         (found,) = [trace for trace in self.traces if trace.fields["name"] == name]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import dspy
 import pytest
 from opik_case import OpikCase, opik_case
 
@@ -81,3 +82,18 @@ def test_a_signal_from_another_process_reaches_the_trace(case: OpikCase) -> None
     case.tracer.track_signal(event_id, "thumbs_up")
     assert case.tracer.flush(30.0)
     assert [score["id"] for score in case.opik.scores] == [event_id]
+
+
+def test_scores_of_an_evaluation_are_feedback_scores(case: OpikCase) -> None:
+    """Of each example on its span, with the metric's feedback as the reason; of the whole run on the trace."""
+
+    def metric(example: Any, prediction: Any, trace: Any = None) -> dspy.Prediction:
+        return dspy.Prediction(score=example.number / 4, feedback=f"number {example.number}")
+
+    devset = [dspy.Example(question=f"q{i}", number=i).with_inputs("question") for i in range(3)]
+    dspy.Evaluate(devset=devset, metric=metric, num_threads=2, display_progress=False)(Answerer())
+    trace = case.trace("Evaluate")
+    assert trace.scores["score"]["value"] == 25.0
+    examples = {span["id"]: span["input"]["question"] for span in trace.spans if span["name"] == "Answerer"}
+    scores = {examples[score["id"]]: (score["value"], score["reason"]) for score in case.opik.span_scores}
+    assert scores == {f"q{i}": (i / 4, f"number {i}") for i in range(3)}

@@ -272,3 +272,17 @@ def test_without_content_no_text_leaves_the_process(raindrop: RaindropServer, se
     assert raindrop.spans
     for secret in (b"secret-question", b"answer-2", b"scripted error"):
         assert secret not in everything
+
+
+def test_scores_budgets_and_prompt_versions_are_properties(raindrop: RaindropServer, server: LMServer) -> None:
+    """Of an evaluation its score, of a predictor its prompt's version, of an interaction its budget."""
+    devset = [dspy.Example(question="Why?").with_inputs("question")]
+    with dspy.context(lm=server.lm(model="openai/gpt-4o-mini")), traced(raindrop) as tracer:
+        dspy.Evaluate(devset=devset, metric=lambda *_: 0.5, num_threads=1, display_progress=False)(Answerer())
+        dspy.Predict("question -> answer")(question="Why?")
+        with tracer.interaction(budget_usd=0.0):
+            Answerer()(question="Why?")
+    evaluated, predicted, budgeted = (event["properties"] for event in raindrop.events)
+    assert evaluated["spanhook.score"] == 50.0
+    assert len(predicted["spanhook.prompt_version"]) == 12
+    assert (budgeted["spanhook.budget_usd"], budgeted["spanhook.over_budget"]) == (0.0, True)

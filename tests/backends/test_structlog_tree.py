@@ -473,8 +473,8 @@ def test_an_evaluation_is_summed_up(configure: Configure, screen: Screen, server
     assert "8 examples" in lines[1]
     calls = [re.sub(r"✗ \w+Error", "✗ Error", line[3:]) for line in lines if re.match(r"[├└]", line[3:])]
     assert calls == [
-        '├─ Predict  question="0?" → answer="yes"',
-        '├─ Predict  question="1?" → answer="yes"',
+        '├─ Predict  score True  question="0?" → answer="yes"',
+        '├─ Predict  score True  question="1?" → answer="yes"',
         '├─ Predict  ✗ Error  question="5?"',
         "└─ 5 more  5 LM calls · 50→25 tokens",
     ]
@@ -641,3 +641,25 @@ def test_durations(seconds: float, text: str) -> None:
 def test_costs(usd: float, text: str) -> None:
     """Cents, and below them two digits that count."""
     assert facts.cost(usd) == text
+
+
+def test_what_an_evaluation_scored(server: LMServer, configure: Configure, screen: Screen) -> None:
+    """The run's score, each example's, why one has none, and which trial of an optimizer it was."""
+
+    def metric(example: Any, prediction: Any, trace: Any = None) -> float:
+        return 1 / example.number
+
+    devset = [dspy.Example(question=f"q{i}", number=i).with_inputs("question") for i in range(3)]
+    tracer = configure({"capture": "metadata"})
+    with dspy.context(lm=server.lm()), tracer.span("my optimizer", kind="compile"):
+        dspy.Evaluate(devset=devset, metric=metric, num_threads=1, display_progress=False)(
+            dspy.Predict("question -> x")
+        )
+    assert tracer.flush()
+    lines = screen.text().splitlines()
+    (run,) = [line for line in lines if "eval Evaluate" in line]
+    assert "trial 1 · score 50" in run
+    scored = [line for line in lines if "Predict" in line]
+    assert ["no score: its metric raised" in line for line in scored] == [True, False, False]
+    assert ["score 1" in line for line in scored] == [False, True, False]
+    assert "score 0.5" in scored[2]

@@ -125,7 +125,7 @@ class OpikBackend:
         if not sdk.is_tracing_active():  # the user has switched Opik off, with OPIK_TRACK_DISABLE or in code
             return
         keys: list[Key] = [("traces", trace["id"]) for trace in traces] + [("spans", span["id"]) for span in below]
-        keys += [("feedback-scores", trace["id"]) for trace in traces if trace.get("feedback_scores")]
+        keys += [("feedback-scores", one["id"]) for one in (*traces, *below) if one.get("feedback_scores")]
 
         def send(client: sdk.Opik) -> None:
             for trace in traces:

@@ -27,6 +27,7 @@ def trace_arguments(span: Span, place: Place, more: Mapping[str, Any]) -> dict[s
         "id": place.trace_id,
         "metadata": {**_metadata(span), **_who(span), **more},
         "thread_id": span.convo_id,
+        **_evaluated(span),
     }
 
 
@@ -50,6 +51,7 @@ def span_arguments(span: Span, place: Place, more: Mapping[str, Any]) -> dict[st
         "parent_span_id": place.parent_id,
         "type": _TYPES.get(span.kind, "general"),
         "metadata": {**_metadata(span), **more},
+        **_evaluated(span),
     }
     if span.kind == "lm":
         arguments.update(_lm_arguments(span))
@@ -64,6 +66,8 @@ def add_update(arguments: dict[str, Any], update: Any) -> dict[str, Any]:
     metadata = {**arguments["metadata"], **update.get("metadata", {})}
     tags = [*(arguments["tags"] or ()), *update.get("tags", ())] or None
     told = {name: update[name] for name in ("thread_id", "feedback_scores") if name in update}
+    if "feedback_scores" in told:
+        told["feedback_scores"] = [*arguments.get("feedback_scores", ()), *told["feedback_scores"]]
     return {**arguments, "metadata": metadata, "tags": tags, **told}
 
 
@@ -71,6 +75,17 @@ def joined_metadata(span: Span) -> dict[str, Any]:
     """What a root brings along that is a span of someone else's trace."""
     joined = {**_who(span), "event_id": span.event_id}
     return joined if span.convo_id is None else {**joined, "thread_id": span.convo_id}
+
+
+def _evaluated(span: Span) -> dict[str, Any]:
+    """The score of an example, or of the whole evaluation."""
+    score = span.attributes.get("score") if span.kind in ("module", "evaluate") else None
+    if not isinstance(score, (int, float)):
+        return {}
+    told = {"name": "score", "value": float(score)}
+    if isinstance(feedback := span.attributes.get("feedback"), str):
+        told["reason"] = valid(feedback)
+    return {"feedback_scores": [told]}
 
 
 def _common(span: Span) -> dict[str, Any]:

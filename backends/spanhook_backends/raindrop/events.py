@@ -99,6 +99,9 @@ def _properties(trace: Trace, span: Span) -> dict[str, Any]:
         found["spanhook.duration_s"] = round(trace.root.duration_s, 6)
     if trace.root is not None and trace.root.cost_usd is not None:
         found["spanhook.cost_usd"] = trace.root.cost_usd
+    for name in ("score", "over_budget", "budget_usd", "prompt_version"):
+        if isinstance(value := span.attributes.get(name), (bool, int, float, str)):
+            found[f"spanhook.{name}"] = fit(value, PROPERTY_BYTES) if isinstance(value, str) else value
     if trace.lm_calls:
         found["spanhook.lm_calls"] = trace.lm_calls
         found["spanhook.cache_hits"] = trace.cache_hits

@@ -52,6 +52,24 @@ def lm_facts(span: Span) -> list[Text]:
     return facts
 
 
+def run_facts(span: Span) -> list[Text]:
+    """What is known of an example, an evaluation or an interaction beside its calls."""
+    facts, said = [], span.attributes
+    if "compile.trial" in said:
+        facts.append(Text(f"trial {clip(str(said['compile.trial']), 20)}"))
+    if "score" in said and not (span.kind == "evaluate" and span.outputs):  # its outputs say the same
+        facts.append(Text(f"score {clip(_number(said['score']), 20)}", "bold"))
+    elif "score_unknown" in said:
+        facts.append(Text(f"no score: {clip(str(said['score_unknown']), 80)}", "yellow"))
+    if said.get("over_budget"):
+        facts.append(Text("over budget", "yellow"))
+    return facts
+
+
+def _number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def totals(spent: Sequence[Span]) -> list[Text]:
     """LM calls, tokens and cost of several calls; "≥" where one that answered, and not from the cache, did not say."""
     counted = [span for span in spent if not span.cache_hit and (span.usage or span.error is None)]

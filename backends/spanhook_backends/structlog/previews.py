@@ -20,7 +20,9 @@ _UNSAFE = re.compile(
 )
 _SPACE = re.compile("[ \t\r\n]+")
 # What the tree shows of a span's attributes.
-_ATTRIBUTES = ("dspy.signature", "cost_avoided_usd", "finish_reasons")
+_ATTRIBUTES = (
+    "dspy.signature", "cost_avoided_usd", "finish_reasons", "score", "score_unknown", "compile.trial", "over_budget",
+)  # fmt: skip
 
 Fields = tuple[tuple[str, str], ...]  # name and value; a value that has no name has ""
 

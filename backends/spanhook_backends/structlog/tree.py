@@ -75,6 +75,8 @@ class Layout:
             said.append(Text(f"{failed} error{'s' if failed > 1 else ''}", "red"))
         said += [Text(f"user {clip(span.user_id, 80)}")] if span.user_id is not None else []
         said += [Text(f"convo {clip(span.convo_id, 80)}")] if span.convo_id is not None else []
+        if root is not None:
+            said += facts.run_facts(root.span)
         if root is not None and root.span.kind == "lm":
             said += facts.lm_facts(root.span)
         else:
@@ -127,6 +129,7 @@ class Layout:
             line.append("  its caller has not ended", "yellow")
         if _is_inherited(node):
             line.append("  ").append_text(_passed_on(span))
+        facts.with_facts(line, facts.run_facts(span))
         if span.kind == "lm":
             facts.with_facts(line, facts.lm_facts(span))
             if parent is not None and parent.span.kind == "module":
