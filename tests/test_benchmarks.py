@@ -14,6 +14,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 pytest.importorskip("dspy.lm15", reason="the benchmarks' language model is an engine of DSPy 3.4")
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", ["spanhook: structlog", "OpenTelemetry, two bare spans"])
 def test_a_benchmark_runs(mode):
     """One round of each measurement gives figures for DSPy alone, for the floor and for the tracer."""
@@ -24,7 +25,7 @@ def test_a_benchmark_runs(mode):
     try:
         url = sink.stdout.readline().strip()
         worker = [sys.executable, BENCHMARKS / "worker.py", mode, url, "0.001"]
-        done = subprocess.run(worker, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(worker, capture_output=True, text=True, timeout=280)
     finally:
         sink.terminate()
         sink.wait()
