@@ -187,7 +187,8 @@ class Recorder:
         if kind == "lm" or opened.below:
             self._count(opened)  # from here on another thread may complete it
         if opened.example_of is None and not self.listeners:
-            self._deliver(opened)
+            if not self._deliver(opened) and opened.part is not None:
+                self.complete(opened)  # nobody else will, and what it weighs would stay until its parent ends
             return
         span = self.complete(opened)
         if opened.example_of is None or not opened.example_of.hold(span, arguments, outputs):

@@ -17,7 +17,7 @@ from spanhook import Span
 from spanhook.active import OpenSpan, Trace
 from spanhook.totals import Part
 
-SPANS = 20_000
+SPANS = 5_000
 TRACES = 1_000
 ROOM = {"delivery": {"queue_spans": 10 * SPANS}}
 
@@ -63,13 +63,29 @@ def test_lm_calls_leave_their_sums_alone():
     lm = DummyLM([{"answer": "Paris"}] * 200)
     with tracer.span("root"), dspy.context(lm=lm, adapter=dspy.ChatAdapter(), disable_history=False):
         for _ in range(200):
-            lm(messages=[{"role": "user", "content": "France?"}])
+            lm("France?")
         assert tracer.flush(60)
         left = alive() - before
         assert left["Part"] == 200
         assert max(left["Span"], left["OpenSpan"]) <= 3
     assert tracer.flush(60)
     assert (alive() - before)["Part"] == 0
+
+
+def test_dropped_lm_calls_leave_their_sums_alone():
+    """Where the queue is full, nothing of the dropped calls stays with their parent but their sums."""
+    before = alive()
+    memory = Memory()
+    tracer = tracer_of(memory, tracing={"extractors": ["history"]}, delivery={"queue_spans": 1, "interval_s": 60})
+    lm = DummyLM([{"answer": "Paris"}] * 200)
+    with tracer.interaction() as interaction, dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
+        for _ in range(200):
+            lm("France?")
+        left = alive() - before
+        assert max(left["Span"], left["OpenSpan"]) <= 5
+        assert interaction.usage_by_model is None  # this model reports none
+    dropped = tracer.stats().backends["a"].dropped
+    assert dropped["queue_full"] > 100
 
 
 def test_many_open_traces():
