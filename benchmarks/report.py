@@ -66,7 +66,7 @@ def _line(mode: str, found: Mapping[str, Any]) -> list[object]:
 def _growth(figures: Figures) -> str:
     """What one more span costs, by the number of spans in the trace and by the depth."""
     rows = []
-    for mode, found in figures.items():
+    for mode, found in list(figures.items())[:1]:  # the backend doesn't matter to the calling thread
         for shape, label in (("wide", "{} tools under one module"), ("deep", "a module {} levels deep")):
             rows += [(mode, label.format(n), f"{cost:.0f}") for n, cost in found.get(shape, {}).items()]
     return _rows(("tracer", "trace", "a span, µs"), rows)
@@ -98,7 +98,9 @@ def write(folder: Path, figures: Figures, imports: Mapping[str, float], floor_us
     machine = (
         f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in packages)}; "
         f"{platform.system()} {platform.machine()}, {_processor()}, {os.cpu_count()} cores. "
-        f"The floor of one Predict was {floor_us:.0f} µs."
+        f"The floor of one Predict was {floor_us:.0f} µs, the load average {os.getloadavg()[0]:.0f}: "
+        "where that is more than the number of cores, the machine was busy with other work too, and small differences "
+        "mean little."
     )
     text = "\n\n".join(
         [
