@@ -41,8 +41,8 @@ def _inject(headers: MutableMapping[str, str], guard: Guard) -> None:
         span: Span | RemoteParent = opened.span
         sampled = opened.trace.sampled
     elif attached is not None:  # nothing runs here yet: what the caller said is passed on
-        span = remote = attached.remote
-        sampled = remote.sampled
+        span = remote = caller = attached.remote
+        sampled = caller.sampled
     else:
         return
     ids = [(name, getattr(span, name)) for name in _IDS]
