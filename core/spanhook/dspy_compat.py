@@ -93,6 +93,7 @@ class _TimedStream:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.first_chunk_ns: int | None = None  # monotonic
+        self._by_litellm = self._has_usage = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -101,7 +102,15 @@ class _TimedStream:
         """Pass an item on, as the stream itself would."""
         if self.first_chunk_ns is None and not isinstance(item, dspy.streaming.StatusMessage):
             self.first_chunk_ns = time.perf_counter_ns()
+        if type(item).__module__.startswith("litellm"):
+            self._by_litellm = True
+            self._has_usage = self._has_usage or getattr(item, "usage", None) is not None
         await self._stream.send(item)
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether LiteLLM was asked for no usage: it counts the words itself then, and gives that out as the usage."""
+        return self._by_litellm and not self._has_usage
 
 
 class LMRecord:
@@ -145,11 +154,18 @@ class LMRecord:
         if token is not None:
             _take_back(token)
         self.history = [_apart(entry) for entry in self.history]
+        is_estimated = False
         if self._stream is not None:
+            is_estimated = self._stream.is_estimated
             self.first_chunk_ns, self._stream = self._stream.first_chunk_ns, None
+        if is_estimated:
+            for entry in self.history:
+                if entry.get("usage"):  # of a cached answer it is empty
+                    entry["usage"] = {"total_tokens": 0}  # as where nobody counts
         if self._tracker is None:
             return
-        self.lm_usage = self._tracker.get_total_tokens()
+        if not is_estimated:
+            self.lm_usage = self._tracker.get_total_tokens()
         if self._outer is not None:
             for model, entries in self._tracker.usage_data.items():
                 for entry in entries:
