@@ -332,6 +332,20 @@ def test_a_disk_that_fails_is_said_and_delivery_goes_on(folder, monkeypatch):
     assert any("spool: writing" in place for place in tracer.stats().errors)
 
 
+def test_what_can_t_be_written_goes_on_from_memory(folder, monkeypatch):
+    """Nothing that an item holds ends the thread that writes it."""
+    monkeypatch.setattr("spanhook.delivery.spool_file.encode", lambda item: "\ud800".encode())
+    memory = Memory()
+    tracer = spooling(folder, memory)
+    spans(tracer, "1")
+    assert tracer.flush(WAIT_S)
+    monkeypatch.undo()
+    spans(tracer, "2")
+    assert tracer.flush(WAIT_S)
+    assert [span.name for span in memory.spans] == ["1", "2"]
+    assert counts(tracer) == BackendStats(accepted=2, delivered=2)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_has_a_file_of_its_own(folder):

@@ -183,7 +183,7 @@ class Pipeline:
         last: Barrier | None = None
         while last is None:
             if self._spool is not None:
-                self._spool.look(self._add_source, self._forget)
+                self._guard.call("spool: looking after its files", self._spool.look, self._add_source, self._forget)
                 self._wake()
             self._wakeup.wait(None if self._spool is None else LOOK_EVERY_S)
             if self._intake:
@@ -216,7 +216,7 @@ class Pipeline:
             self._intake.popleft()  # only now: until then it counts as queued
         self._save()
         if self._spool is not None:
-            self._spool.keep_within_bounds(self._forget)
+            self._guard.call("spool: its bounds", self._spool.keep_within_bounds, self._forget)
         self._wake()
         return last
 

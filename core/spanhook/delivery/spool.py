@@ -90,7 +90,7 @@ class Spool:
             if self._own is None or not self._own.is_open:
                 self._own = SpoolFile.create(self._folder, self._backends)
             return self._own.append(items)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, ValueError) as error:  # ValueError: something that can't be JSON
             self._guard.report(f"spool: writing into {self._folder}", error)
             return [Entry(item, size_of(item)) for item in items]
 

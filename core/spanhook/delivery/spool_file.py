@@ -98,7 +98,7 @@ class SpoolFile:
                 return None
             (file.bytes,) = db.execute("SELECT coalesce(sum(size), 0) FROM items").fetchone()
             (file._newest,) = db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             file.set_aside(error)
             return None
         return file

@@ -152,7 +152,7 @@ class SpooledQueue(Queue):
                 upto = self._marks[0].upto
         try:
             entries, reached = source.file.read(self._kinds, after, upto, 2 * self._batch_spans, self._max_bytes)
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             source.file.set_aside(error)
             entries, reached = [], source.upto
         if not source.file.is_open:
