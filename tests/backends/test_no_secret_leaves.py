@@ -11,6 +11,7 @@ import logging
 import random
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ pytest.importorskip("opik", reason='needs Opik\'s SDK: pip install "spanhook[opi
 
 from opik_case import options
 from opik_server import OpikServer
+from otlp_server import OTLPServer
 from raindrop_server import RaindropServer
 
 import fake_secrets
@@ -168,8 +170,8 @@ def raindrop_texts(server: RaindropServer) -> str:
 
 @pytest.mark.timeout(300)
 def test_no_secret_gets_out(tmp_path, capsys, caplog):
-    """Of 5,000: neither to the terminal, to the program's log, to Raindrop, to Opik, to a backend of someone else's,
-    to a test, nor into our own log lines.
+    """Of 5,000: neither to the terminal, to the program's log, to Raindrop, to Opik, by OTLP, to a backend of someone
+    else's, to a test, nor into our own log lines.
     """
     caplog.set_level(logging.DEBUG, "spanhook")
     deal = Dealer(20240501)
@@ -178,12 +180,19 @@ def test_no_secret_gets_out(tmp_path, capsys, caplog):
     logs = {f"log_{format}": StructlogBackend(StructlogBackend.Options(format=format)) for format in formats}
     plugins = {"leaky": Leaky(deal), "memory": memory, **logs}
     fail = failing_functions(tmp_path, deal, 50)
-    servers = OpikServer(), RaindropServer(), LMServer()
-    with structlog.testing.capture_logs() as events, servers[0] as opik, servers[1] as raindrop, servers[2] as model:
+    stack = ExitStack()
+    opik, raindrop, receiver, model = map(
+        stack.enter_context, (OpikServer(), RaindropServer(), OTLPServer(), LMServer())
+    )
+    with stack, structlog.testing.capture_logs() as events:
         tracer = spanhook.configure(
             {
-                "tracing": {"backends": ["opik", "raindrop"], "extractors": ["history", "usage_attribute"]},
-                "backends": {"opik": options(opik), "raindrop": {**raindrop.options, "tracing_enabled": True}},
+                "tracing": {"backends": ["opik", "raindrop", "otlp"], "extractors": ["history", "usage_attribute"]},
+                "backends": {
+                    "opik": options(opik),
+                    "raindrop": {**raindrop.options, "tracing_enabled": True},
+                    "otlp": receiver.options,
+                },
             },
             plugins=plugins,
         )
@@ -196,6 +205,7 @@ def test_no_secret_gets_out(tmp_path, capsys, caplog):
         "log events": json.dumps(events, default=str),
         "opik": json.dumps([request.items for request in opik.requests]),
         "raindrop": raindrop_texts(raindrop),
+        "otlp": repr(receiver.requests),
         "another backend": repr([span.to_dict() for span in memory.spans]) + repr([memory.signals, memory.identities]),
         "capture_spans": repr([span.to_dict() for span in captured]),
         "our log": "\n".join(record.getMessage() for record in caplog.records),
