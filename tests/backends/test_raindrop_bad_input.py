@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import dspy
@@ -36,12 +35,6 @@ class Echo(dspy.Module):
 class Order(pydantic.BaseModel):
     number: int
     note: str
-
-
-@pytest.fixture
-def raindrop() -> Iterator[RaindropServer]:
-    with RaindropServer() as server:
-        yield server
 
 
 def test_an_event_stays_below_a_mebibyte(raindrop: RaindropServer) -> None:

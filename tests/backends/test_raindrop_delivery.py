@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,12 +16,6 @@ from raindrop_server import RaindropServer
 from raindrop_tracing import WAIT_S, traced, tracing, wait_for_threads
 
 import spanhook
-
-
-@pytest.fixture
-def raindrop() -> Iterator[RaindropServer]:
-    with RaindropServer() as server:
-        yield server
 
 
 def interact(tracer: spanhook.Tracer, text: str = "Why?", **identity: Any) -> str:

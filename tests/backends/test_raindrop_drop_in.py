@@ -26,12 +26,6 @@ from raindrop_tracing import WAIT_S
 from spanhook_backends.raindrop.drop_in import RaindropDSPy, create_raindrop_dspy
 
 
-@pytest.fixture
-def raindrop() -> Iterator[RaindropServer]:
-    with RaindropServer() as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LMServer]:
     for name in ("RAINDROP_WRITE_KEY", "RAINDROP_ENDPOINT"):

@@ -26,12 +26,6 @@ ENGINES = ["lm15", "litellm"] if HAS_ENGINES else ["litellm"]
 
 
 @pytest.fixture
-def raindrop() -> Iterator[RaindropServer]:
-    with RaindropServer() as server:
-        yield server
-
-
-@pytest.fixture
 def server() -> Iterator[LMServer]:
     with LMServer() as server:
         yield server

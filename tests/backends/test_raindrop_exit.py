@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -30,12 +29,6 @@ predict = dspy.Predict("question -> answer")
 for number in range(30):
     predict(question=f"{number}?")
 """
-
-
-@pytest.fixture
-def raindrop() -> Iterator[RaindropServer]:
-    with RaindropServer() as server:
-        yield server
 
 
 def run(endpoint: str, key: str, exit_timeout_s: float) -> subprocess.CompletedProcess[str]:

@@ -25,12 +25,6 @@ from raindrop_tracing import WAIT_S, traced, tracing
 import spanhook
 
 
-@pytest.fixture
-def raindrop() -> Iterator[RaindropServer]:
-    with RaindropServer() as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
 def _an_lm() -> Iterator[None]:
     with dspy.context(lm=DummyLM([{"answer": "Yes."}] * 9)):

@@ -6,7 +6,6 @@ import copy
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,12 +32,6 @@ SIGNAL: dict[str, Any] = {
     "sentiment": "POSITIVE",
     "signal_type": "feedback",
 }
-
-
-@pytest.fixture
-def raindrop() -> Iterator[RaindropServer]:
-    with RaindropServer() as server:
-        yield server
 
 
 def post(raindrop: RaindropServer, path: str, body: Any, **headers: str) -> int:

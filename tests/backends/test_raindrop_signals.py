@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -12,12 +11,6 @@ pytest.importorskip("raindrop")
 
 from raindrop_server import RaindropServer
 from raindrop_tracing import traced
-
-
-@pytest.fixture
-def raindrop() -> Iterator[RaindropServer]:
-    with RaindropServer() as server:
-        yield server
 
 
 def test_traits_keep_their_types(raindrop: RaindropServer) -> None:

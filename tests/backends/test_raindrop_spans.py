@@ -22,12 +22,6 @@ EVENT = "traceloop.association.properties"
 
 
 @pytest.fixture
-def raindrop() -> Iterator[RaindropServer]:
-    with RaindropServer() as server:
-        yield server
-
-
-@pytest.fixture
 def server() -> Iterator[LMServer]:
     with LMServer() as server:
         yield server
