@@ -195,8 +195,9 @@ def test_what_a_model_fails_with(server: LMServer, watched: Watched, engine: str
         assert span.error.type == f"{type(caught).__module__}.{type(caught).__qualname__}"
         assert span.error.message == redacted(str(caught))
     caught = None
-    gc.collect()
-    assert frames[0]() is None
+    if engine == "lm15":  # some releases of LiteLLM keep what failed, with and without a tracer
+        gc.collect()
+        assert frames[0]() is None
 
 
 @engines
