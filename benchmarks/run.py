@@ -37,6 +37,7 @@ IMPORTS = {
     "MLflow": "mlflow.dspy",
 }
 ENVIRONMENT = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONHASHSEED": "0"}
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is not compiled at each import
 
 
 def python_for(mode: str) -> str | None:

@@ -5,7 +5,8 @@ with tracer.interaction(user_id="u1") as interaction:
     program(question="…")
 """
 
-from spanhook.config import DeliverySettings, PluginOptions, RedactSettings, Settings, TracingSettings
+from typing import TYPE_CHECKING, Any
+
 from spanhook.configuring import configure
 from spanhook.current import add_trace_ids, current_span
 from spanhook.delivery.stats import BackendStats, Stats
@@ -24,6 +25,9 @@ from spanhook.recorder import event_id_of
 from spanhook.scopes import Interaction
 from spanhook.span import Call, Facts, RemoteParent, Signal, Span, SpanError, Usage
 from spanhook.tracer import Tracer
+
+if TYPE_CHECKING:
+    from spanhook.config import DeliverySettings, PluginOptions, RedactSettings, Settings, TracingSettings
 
 __version__ = "0.1.0"
 
@@ -60,3 +64,18 @@ __all__ = [
     "hookimpl",
     "inject",
 ]
+
+_SETTINGS = frozenset({"DeliverySettings", "PluginOptions", "RedactSettings", "Settings", "TracingSettings"})
+
+
+def __getattr__(name: str) -> Any:
+    # pydantic-settings and our models take longer to import than most of the rest, and `configure` needs them first.
+    if name in _SETTINGS:
+        from spanhook import config
+
+        return getattr(config, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SETTINGS})

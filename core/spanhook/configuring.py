@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spanhook import config_files
-from spanhook.config import Settings
 from spanhook.delivery import spool
 from spanhook.errors import InstallError
-from spanhook.plugins import loading
 from spanhook.tracer import Tracer
+
+if TYPE_CHECKING:
+    from spanhook.config import Settings
 
 
 def configure(
@@ -33,6 +33,10 @@ def configure(
         ConfigError: with every problem of the file and its plugins; nothing has changed then.
         InstallError: DSPy refuses a callback in this thread or task; nothing has changed then.
     """
+    # Half of what there is to import; a program that never gets here goes without.
+    from spanhook import config_files
+    from spanhook.plugins import loading
+
     loaded = config_files.read(config)
     enabled = loaded.settings.tracing.enabled or bool(loaded.problems)
     folder = loaded.settings.delivery.spool

@@ -9,22 +9,24 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spanhook import budgets, dspy_compat, facts
 from spanhook.active import REMOTE, OpenSpan, Trace
-from spanhook.config import TracingSettings
 from spanhook.delivery.keeping import RATE, Keeping
 from spanhook.guard import Guard, message_of
 from spanhook.ids import SPAN_BITS, random_bits, trace_id_of, uuid_of
-from spanhook.plugins.registration import Hook, Plugin
 from spanhook.processes import Lock, forks
 from spanhook.snapshot import snapshot
 from spanhook.span import KINDS, Call, Kind, RemoteParent, Span, SpanError
 from spanhook.totals import Part, Totals
 
+if TYPE_CHECKING:
+    from spanhook.config import TracingSettings
+    from spanhook.plugins.registration import Plugin
+
 MAX_TRACEBACK_FRAMES = 50
-EndHook = tuple[str, str, Hook]  # where, in messages; the plugin's name; the function
+EndHook = tuple[str, str, Callable[..., Any]]  # where, in messages; the plugin's name; the function
 
 _NOTHING: Mapping[str, Any] = {}
 _CONVERTERS = (dspy_compat.plain_form,)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import regex
 
-from spanhook.config import RedactSettings
 from spanhook.secret_names import is_secret_name
 from spanhook.secret_patterns import MARK, redacted
 from spanhook.snapshot import trim, trim_text
+
+if TYPE_CHECKING:
+    from spanhook.config import RedactSettings
 
 PATTERN_TIMEOUT_S = 1.0  # of one pattern of the user's on one text
 MARGIN_CHARS = 4_096  # a secret across the place where a text is cut is still seen whole

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spanhook import dspy_compat, feedback
 from spanhook.active import OpenSpan
 from spanhook.budgets import OverBudget
-from spanhook.config import Settings
 from spanhook.delivery.items import Item
 from spanhook.delivery.keeping import Keeping
 from spanhook.delivery.pipeline import Pipeline
@@ -23,12 +22,15 @@ from spanhook.delivery.trace_limit import TraceLimit
 from spanhook.dspy_source import DSPySource
 from spanhook.finishing import Finisher
 from spanhook.guard import Guard, warn
-from spanhook.plugins.registration import Plugin
 from spanhook.processes import Lock, call_at_exit
 from spanhook.recorder import Recorder
 from spanhook.redaction import Redactor
 from spanhook.scopes import Interaction, SpanScope
 from spanhook.span import Kind, Sentiment, SignalType, Span, Trait
+
+if TYPE_CHECKING:
+    from spanhook.config import Settings
+    from spanhook.plugins.registration import Plugin
 
 M = TypeVar("M")
 

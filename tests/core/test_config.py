@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +234,12 @@ def test_settings_cant_be_changed():
         settings.tracing.strict = True  # type: ignore[misc]
     with pytest.raises(ConfigError):
         load({"tracing": {"strict": "perhaps"}})
+
+
+def test_the_settings_are_loaded_with_the_first_use():
+    """Importing Spanhook leaves the configuration's models and their library alone; they are public all the same."""
+    code = (
+        "import sys, spanhook; assert 'spanhook.config' not in sys.modules; "
+        "assert set(spanhook.__all__) <= set(dir(spanhook)); assert spanhook.Settings().tracing.enabled"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

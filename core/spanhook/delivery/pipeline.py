@@ -8,9 +8,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spanhook.config import DeliverySettings
 from spanhook.delivery.items import Barrier, Entry, Item
 from spanhook.delivery.keeping import Keeping
 from spanhook.delivery.sizes import size_of
@@ -19,7 +18,10 @@ from spanhook.delivery.spool_file import SpoolFile
 from spanhook.delivery.stats import BackendStats
 from spanhook.delivery.worker import Worker, join
 from spanhook.guard import Guard
-from spanhook.plugins.registration import Plugin
+
+if TYPE_CHECKING:
+    from spanhook.config import DeliverySettings
+    from spanhook.plugins.registration import Plugin
 
 SPOOL_BATCH = 500  # items in one transaction
 

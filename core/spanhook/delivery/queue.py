@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from spanhook.config import DeliverySettings
 from spanhook.delivery.items import Barrier, Entry
 from spanhook.span import Span
+
+if TYPE_CHECKING:
+    from spanhook.config import DeliverySettings
 
 
 class Queue:

@@ -10,12 +10,15 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from spanhook.config import DeliverySettings
 from spanhook.delivery.items import Entry, Item
 from spanhook.delivery.sizes import size_of
 from spanhook.delivery.spool_file import SUFFIX, SpoolFile, is_left_behind
 from spanhook.guard import Guard, logger, warn
+
+if TYPE_CHECKING:
+    from spanhook.config import DeliverySettings
 
 LOOK_EVERY_S = 60.0
 FORK_PATIENCE_S = 1.0

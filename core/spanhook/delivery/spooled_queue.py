@@ -6,11 +6,14 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from spanhook.config import DeliverySettings
 from spanhook.delivery.items import Barrier, Entry
 from spanhook.delivery.queue import Queue
 from spanhook.delivery.spool_file import SpoolFile
+
+if TYPE_CHECKING:
+    from spanhook.config import DeliverySettings
 
 
 @dataclass(slots=True)

@@ -7,9 +7,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spanhook.config import DeliverySettings
 from spanhook.delivery.codec import IDENTITY, SIGNAL, SPAN
 from spanhook.delivery.items import Barrier, Entry, Identity
 from spanhook.delivery.outage import Outage, Pause
@@ -19,8 +18,11 @@ from spanhook.delivery.spooled_queue import SpooledQueue
 from spanhook.delivery.stats import BackendStats
 from spanhook.errors import PartlyFailed, RetryLater
 from spanhook.guard import Guard, warn
-from spanhook.plugins.registration import Plugin
 from spanhook.span import Span
+
+if TYPE_CHECKING:
+    from spanhook.config import DeliverySettings
+    from spanhook.plugins.registration import Plugin
 
 WARN_EVERY_S = 60.0
 
