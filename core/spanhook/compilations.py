@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from spanhook.active import OpenSpan, Trace
 
-CompileMode = Literal["full", "summary", "off"]
+if TYPE_CHECKING:
+    from spanhook.config import CompileMode
+
 TRIAL = "compile.trial"  # the attribute of an evaluation
 
 

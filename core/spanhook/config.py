@@ -16,6 +16,8 @@ from spanhook.delivery.keeping import rule_of
 ENV_PREFIX = "SPANHOOK_"
 ENV_DELIMITER = "__"
 
+CompileMode = Literal["full", "summary", "off"]
+
 # The one place where the core names plugins: what runs when nothing was chosen.
 DEFAULT_EXTRACTORS = ("history", "lm_usage", "usage_attribute", "finish_reason")
 DEFAULT_BACKENDS = ("structlog",)
@@ -95,7 +97,7 @@ class TracingSettings(PluginOptions):
     keep: Rules = Field(default=[])
     """Traces that are kept although `sample_rate` leaves them out: "error", "slow:5s", "cost:0.10"."""
 
-    compile: Literal["full", "summary", "off"] = "full"
+    compile: CompileMode = "full"
     """"summary": of an optimizer's run its own span and its evaluations', with their sums; "off": nothing of it."""
 
     strict: bool = False

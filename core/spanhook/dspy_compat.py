@@ -307,7 +307,7 @@ def prompt_parts(module: Any, arguments: Mapping[str, Any]) -> tuple[Any, Any] |
     held = _own(module)
     signature, demos = arguments.get("signature") or held.get("signature"), arguments.get("demos")
     if isinstance(signature, str):
-        signature = dspy.Signature(signature)
+        signature = dspy.Signature(signature)  # pyright: ignore[reportCallIssue] - its metaclass takes text
     return signature, held.get("demos") if demos is None else demos
 
 

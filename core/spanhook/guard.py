@@ -9,7 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from spanhook.printable import printable
 from spanhook.processes import Lock
@@ -74,7 +74,7 @@ class Guard:
             return self._counts[key] == 1
 
 
-Handler = Callable[[Any, str, Any, dict[str, Any]], None]
+Handler = TypeVar("Handler", bound=Callable[..., None])
 
 
 def guarded(place: str) -> Callable[[Handler], Handler]:
@@ -88,7 +88,7 @@ def guarded(place: str) -> Callable[[Handler], Handler]:
             except Exception as error:  # noqa: BLE001 - this is the guard
                 self._guard.report(place, error)
 
-        return handle
+        return cast("Handler", handle)
 
     return decorate
 

@@ -22,7 +22,7 @@ from spanhook.span import KINDS, Call, Kind, RemoteParent, Span, SpanError
 from spanhook.totals import Part, Totals
 
 if TYPE_CHECKING:
-    from spanhook.config import TracingSettings
+    from spanhook.config import CompileMode, TracingSettings
     from spanhook.plugins.registration import Plugin
 
 MAX_TRACEBACK_FRAMES = 50
@@ -54,7 +54,7 @@ class Recorder:
         self._deliver = deliver
         self._sample_rate = tracing.sample_rate
         self._keeping = keeping
-        self.compile_mode = tracing.compile
+        self.compile_mode: CompileMode = tracing.compile
         self.content = tracing.capture == "full"
         asked = sorted(plugins, key=lambda plugin: plugin.kind == "backend")  # extractors know better
         self._on_start = {kind: _hooks("span_start", kind, plugins) for kind in KINDS}

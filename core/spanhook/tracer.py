@@ -199,8 +199,13 @@ class Tracer:
     def shutdown(self, timeout: float = 5.0) -> bool:
         """Flush, stop the threads, remove the callback from DSPy; says in one log line what was lost and why.
 
-        Takes at most `timeout` seconds. Runs by itself when the interpreter exits. A second call is a no-op.
+        Takes at most `timeout` seconds, which are used where a backend can't deliver now. A second call is a no-op.
+        Runs by itself when the interpreter exits; then a backend that can't deliver now is asked once, so that a
+        process whose receiver is down ends quickly.
         """
+        return self._shut_down(timeout, patient=True)
+
+    def _shut_down(self, timeout: float, *, patient: bool) -> bool:
         with self._lock:
             if self._closed:
                 return True
@@ -209,7 +214,9 @@ class Tracer:
         self._guard.call("shutdown: calls that are over", self._source.settle)
         open_spans = self._source.close()
         self._uninstall()
-        delivered = bool(self._guard.call("shutdown", lambda: self._pipeline.flush(timeout, closing=True)))
+        delivered = bool(
+            self._guard.call("shutdown", lambda: self._pipeline.flush(timeout, closing=True, patient=patient))
+        )
         lost = [f"backend {name}: {what}" for name, stats in self.stats().backends.items() if (what := stats.lost())]
         if open_spans:
             lost.append(f"{open_spans} spans of calls that were still running")
@@ -345,4 +352,4 @@ class Tracer:
         )
 
     def _at_exit(self) -> None:
-        self.shutdown(self.settings.delivery.exit_timeout_s)
+        self._shut_down(self.settings.delivery.exit_timeout_s, patient=False)

@@ -126,6 +126,21 @@ def test_what_is_left_at_the_shutdown_is_lost_and_said(logged):
     assert logged()[1:] == ["not delivered: backend a: 3 dropped (not reachable)"]
 
 
+def test_a_shutdown_uses_its_time():
+    """An outage that ends within it costs nothing: the batch is offered until it is taken."""
+    away = Away()
+    tracer = tracer_of(away)
+    one_span(tracer)
+    ended: list[bool] = []
+    closing = threading.Thread(target=lambda: ended.append(tracer.shutdown(WAIT_S)))
+    closing.start()
+    wait_for(lambda: len(away.offered) > 5)
+    away.back()
+    closing.join(WAIT_S)
+    assert ended == [True]
+    assert counts(tracer) == BackendStats(accepted=1, delivered=1)
+
+
 def test_a_server_that_says_when_is_asked_then_if_there_is_time():
     """429 with Retry-After: a shutdown that may take longer waits for it."""
     away = Away(after_s=0.05)

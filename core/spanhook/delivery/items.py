@@ -29,13 +29,15 @@ class Barrier:
         told: by backend, how many lost items earlier marks had told of when this one was made.
         timeout_s: how long the caller waits.
         closing: whether the workers end behind it.
+        patient: whether a closing one's time is used to offer again what a backend can't deliver now.
     """
 
-    __slots__ = ("_answers", "_awaited", "_deadline", "_done", "_lock", "closing", "told")
+    __slots__ = ("_answers", "_awaited", "_deadline", "_done", "_lock", "closing", "patient", "told")
 
-    def __init__(self, told: Mapping[str, int], timeout_s: float, *, closing: bool) -> None:
+    def __init__(self, told: Mapping[str, int], timeout_s: float, *, closing: bool, patient: bool = False) -> None:
         self.told = told
         self.closing = closing
+        self.patient = patient
         self._deadline = time.monotonic() + timeout_s
         self._awaited = len(told)
         self._answers: list[bool] = []

@@ -93,18 +93,20 @@ class Pipeline:
             self._wakeup.set()
         return self._thread is not None or self._start() or self._give_up()
 
-    def flush(self, timeout_s: float, *, closing: bool = False) -> bool:
+    def flush(self, timeout_s: float, *, closing: bool = False, patient: bool = True) -> bool:
         """Wait until every backend has handled what was accepted before, for at most `timeout_s` seconds.
 
         True only if all of it was delivered. A loss is told to the flushes that were waiting when it was met, or to the
-        next one, and not again. With `closing` the backends are shut down and the threads end.
+        next one, and not again. With `closing` the backends are shut down and the threads end;
+        what a backend can't deliver then is offered again until there is no time left, or once if not `patient`.
         """
         if self._closed:
             return self._is_done()
         # A forked child that traced nothing leaves the backends alone: what they hold is the parent's.
         closing_backends = closing and not self._forked
         running = self._thread is not None or (bool(self._intake or closing_backends) and self._start())
-        barrier = Barrier({name: w.lost_told for name, w in self._workers.items()}, timeout_s, closing=closing)
+        told = {name: worker.lost_told for name, worker in self._workers.items()}
+        barrier = Barrier(told, timeout_s, closing=closing, patient=patient)
         self._closed = closing
         if not running:
             if self._intake:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from spanhook.plugins.registration import Plugin
 
 WARN_EVERY_S = 60.0
+LAST_PAUSE_S = 1.0  # the longest between attempts while the tracer closes
+CLOSING_S = 0.5  # what is left of its time for the backend's own shutdown
 
 
 class Worker:
@@ -182,7 +184,7 @@ class Worker:
             self._deliver(taken)
 
     def _deliver(self, batch: Sequence[Entry]) -> None:
-        """Offer a batch until the backend takes it or refuses it. When the tracer closes it is offered once more."""
+        """Offer a batch until the backend takes it or refuses it, or, when the tracer closes, until time is up."""
         hook, first = _hook_of(batch[0]), batch[0].item
         arguments: tuple[Any, ...] = (first,)
         if isinstance(first, Span):
@@ -197,8 +199,8 @@ class Worker:
                 return
             if last is None:
                 self._closing.wait(pause.seconds)
-            elif pause.is_asked and pause.seconds < last.remaining_s():
-                time.sleep(pause.seconds)
+            elif (pause_s := _last_pause_s(pause, last)) is not None:
+                time.sleep(pause_s)
             else:
                 self._give_up()
         with self._lock:
@@ -263,6 +265,14 @@ class Worker:
 def _hook_of(entry: Entry) -> str:
     item = entry.item
     return "emit" if isinstance(item, Span) else "identify" if isinstance(item, Identity) else "track_signal"
+
+
+def _last_pause_s(pause: Pause, last: Barrier) -> float | None:
+    """How long to wait for another attempt while the tracer closes; None if there is to be none."""
+    if pause.is_asked:
+        return pause.seconds if pause.seconds < last.remaining_s() else None
+    pause_s = min(pause.seconds, LAST_PAUSE_S)
+    return pause_s if last.patient and pause_s + CLOSING_S < last.remaining_s() else None
 
 
 def join(thread: threading.Thread | None, timeout_s: float) -> None:
