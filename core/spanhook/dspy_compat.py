@@ -93,6 +93,7 @@ class _TimedStream:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.first_chunk_ns: int | None = None  # monotonic
+        self.finish_reason: str | None = None  # the first that LiteLLM's chunks have
         self._by_litellm = self._has_usage = False
 
     def __getattr__(self, name: str) -> Any:
@@ -105,6 +106,9 @@ class _TimedStream:
         if type(item).__module__.startswith("litellm"):
             self._by_litellm = True
             self._has_usage = self._has_usage or getattr(item, "usage", None) is not None
+            if self.finish_reason is None:
+                reasons = (getattr(choice, "finish_reason", None) for choice in getattr(item, "choices", ()))
+                self.finish_reason = next((reason for reason in reasons if isinstance(reason, str)), None)
         await self._stream.send(item)
 
     @property
@@ -157,6 +161,9 @@ class LMRecord:
         is_estimated = False
         if self._stream is not None:
             is_estimated = self._stream.is_estimated
+            if self._stream.finish_reason is not None:  # some releases of LiteLLM put together an answer with another
+                for entry in self.history:
+                    entry["finish_reason"] = self._stream.finish_reason
             self.first_chunk_ns, self._stream = self._stream.first_chunk_ns, None
         if is_estimated:
             for entry in self.history:

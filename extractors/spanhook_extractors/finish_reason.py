@@ -23,7 +23,9 @@ class FinishReasonExtractor:
         """Read the answer's finish reasons."""
         if len(call.history) != 1:
             return None
-        reasons = list(finish_reasons(call.history[0].get("response")))
+        entry = call.history[0]
+        streamed = entry.get("finish_reason")  # what the chunks said, where that is known
+        reasons = [streamed] if streamed is not None else list(finish_reasons(entry.get("response")))
         if not reasons:
             return None
         facts: Facts = {"finish_reason": reasons[0] if len(set(reasons)) == 1 else None}
