@@ -25,7 +25,7 @@ class EventLog:
     """
 
     def __init__(self, logger: Any, common: Mapping[str, Any], *, escaped: bool) -> None:
-        self._logger = logger
+        self._logger = logger.bind()  # else structlog puts a logger together for each event
         self._common = common
         self._escaped = escaped
 
