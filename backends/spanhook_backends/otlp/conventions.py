@@ -7,6 +7,7 @@ OpenInference: the package `openinference-semantic-conventions`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 GENAI_VERSION = "open-telemetry/semantic-conventions-genai, after pull request 440 (cache_write), unreleased"
@@ -115,10 +116,12 @@ class Names:
     def __init__(self, conventions: Literal["genai", "openinference", "both"]) -> None:
         self.genai = conventions != "openinference"
         self.openinference = conventions != "genai"
+        pairs = {fact.name: self.pair(fact.name) for fact in FACTS}
+        self._of = {fact: tuple(dict.fromkeys(filter(None, pair))) for fact, pair in pairs.items()}
 
-    def of(self, fact: str) -> list[str]:
+    def of(self, fact: str) -> Sequence[str]:
         """What a fact is called: no name, one or two."""
-        return list(dict.fromkeys(name for name in self.pair(fact) if name is not None))
+        return self._of[fact]
 
     def pair(self, fact: str) -> tuple[str | None, str | None]:
         """What each convention calls it, for facts that have not the same value in both; None if it is not chosen."""

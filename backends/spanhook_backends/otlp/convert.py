@@ -58,10 +58,11 @@ class Converter:
         for fact, value in (("inputs", span.inputs), ("outputs", span.outputs)):
             if value is None or (fact == "inputs" and value == {}):
                 continue
-            self._put(made, fact, as_text(value))
+            text = as_text(value)
+            self._put(made, fact, text)
             self._put(made, f"{fact}_type", "text/plain" if isinstance(value, str) else "application/json")
             if not self._names.openinference and span.kind not in ("lm", "tool"):
-                made[f"{PREFIX}{fact}"] = as_text(value)
+                made[f"{PREFIX}{fact}"] = text
         if span.kind == "lm":
             self._messages(made, span)
         elif span.kind == "tool":

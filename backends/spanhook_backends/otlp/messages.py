@@ -10,6 +10,8 @@ from spanhook_backends.otel.spans import Attributes
 
 Message = Mapping[str, Any]  # as OpenAI has it: role, content, tool_calls, tool_call_id; and reasoning_content
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `json.dumps` makes one at each call
+
 _MODALITIES = {"image_url": "image", "input_audio": "audio", "video_url": "video", "file": "document"}
 
 
@@ -157,4 +159,4 @@ def as_text(value: Any) -> str:
 
 def as_json(value: Any) -> str:
     """Compact JSON, in the characters that people read."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _encode(value)
