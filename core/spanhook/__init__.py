@@ -20,8 +20,8 @@ from spanhook.errors import (
     SpanhookError,
 )
 from spanhook.hookspecs import hookimpl
+from spanhook.prediction_events import event_id_of
 from spanhook.propagation import attach, inject
-from spanhook.recorder import event_id_of
 from spanhook.scopes import Interaction
 from spanhook.span import Call, Facts, RemoteParent, Signal, Span, SpanError, Usage
 from spanhook.tracer import Tracer

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-import traceback
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 from spanhook import budgets, dspy_compat, facts
 from spanhook.active import REMOTE, OpenSpan, Trace
 from spanhook.delivery.keeping import RATE, Keeping
-from spanhook.guard import Guard, message_of
-from spanhook.ids import SPAN_BITS, random_bits, trace_id_of, uuid_of
+from spanhook.guard import Guard
+from spanhook.ids import SPAN_BITS, random_bits
+from spanhook.prediction_events import remember_event
 from spanhook.processes import Lock, forks
 from spanhook.snapshot import snapshot
 from spanhook.span import KINDS, Call, Kind, RemoteParent, Span, SpanError
 from spanhook.totals import Part, Totals
+from spanhook.tracebacks import span_error
 
 if TYPE_CHECKING:
     from spanhook.config import CompileMode, TracingSettings
     from spanhook.plugins.registration import Plugin
 
-MAX_TRACEBACK_FRAMES = 50
 EndHook = tuple[str, str, Callable[..., Any]]  # where, in messages; the plugin's name; the function
 
 _NOTHING: Mapping[str, Any] = {}
@@ -66,7 +65,8 @@ class Recorder:
             kind: any(p.sees_span and kind in p.span_kinds for p in asked if "span_end" in p.hooks) for kind in KINDS
         }
         self._on_begin = [(f"{p.label}: trace_parent", h) for p in asked if (h := p.hooks.get("trace_parent"))]
-        self._lock = Lock()
+        self._completing = Lock()
+        self._counting = Lock()  # not the same: what completes a span may run a plugin's code
         self._copy: Callable[[Any], Any] = partial(guard.call, "copying a call's content", _plain)
         self._sampled_out = 0
         self.listeners: list[Callable[[Span], None]] = []
@@ -84,7 +84,7 @@ class Recorder:
         trace = Trace.begin(self._sample_rate, event_id, user_id, convo_id, remote)
         trace.recorded = trace.sampled or self._keeping is not None
         if not trace.recorded:
-            with self._lock:
+            with self._counting:
                 self._sampled_out += 1
         return trace
 
@@ -168,7 +168,7 @@ class Recorder:
             if inputs is not None:
                 opened.inputs = self._copy(inputs)
         if exception is not None:
-            opened.error = self._error(exception)
+            opened.error = span_error(exception, content=self.content)
         if opened.instance is None:  # a span of the program's own: its attributes are the program's objects
             span = opened.span
             span.attributes = self._copy(span.attributes) or {}
@@ -198,7 +198,7 @@ class Recorder:
 
     def complete(self, opened: OpenSpan) -> Span:
         """The span of an ended call with all that is known of it; on any thread, as a rule the intake thread."""
-        with self._lock:
+        with self._completing:
             if not opened.is_complete:
                 opened.is_complete = True
                 self._guard.call("tracer: completing a span", self._complete, opened)
@@ -287,21 +287,6 @@ class Recorder:
         if opened.part is not None:
             opened.part.fill(totals)
 
-    def _error(self, exception: BaseException) -> SpanError:
-        kind = type(exception)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        frames = traceback.StackSummary.extract(
-            traceback.walk_tb(exception.__traceback__), limit=-MAX_TRACEBACK_FRAMES, lookup_lines=self.content
-        )
-        more = sum(1 for _ in traceback.walk_tb(exception.__traceback__)) - len(frames)
-        cut = f"  … {more} more calls\n" if more else ""
-        if not self.content:  # a line of source may hold the message
-            places = (f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n' for frame in frames)
-            return SpanError(name, None, cut + "".join(places))
-        message = message_of(exception)
-        lines = cut + "".join(frames.format())
-        return SpanError(name, message, f"Traceback (most recent call last):\n{lines}{name}: {message}")
-
 
 def _fill(opened: OpenSpan) -> None:
     """Put the outcome of a call into its span."""
@@ -323,37 +308,3 @@ def _deferred(kind: Kind, plugins: list[Plugin]) -> list[EndHook]:
 def _hooks(hook: str, kind: Kind, plugins: list[Plugin]) -> list[EndHook]:
     """The plugins that are called for spans of this kind: where, in messages; name; function."""
     return [(f"{p.label}: {hook}", p.name, p.hooks[hook]) for p in plugins if hook in p.hooks and kind in p.span_kinds]
-
-
-class _Remembered(weakref.ref[Any]):
-    """A prediction, and its event: the id, or what the id will be written from."""
-
-    __slots__ = ("event", "key")
-
-    event: str | tuple[int, int]
-    key: int
-
-
-_events: dict[int, _Remembered] = {}
-
-
-def _forget(remembered: Any) -> None:
-    _events.pop(remembered.key, None)
-
-
-def remember_event(outputs: Any, trace: Trace) -> None:
-    """Tie a program's result to its event without touching the result; forgotten when the result is."""
-    remembered = _Remembered(outputs, _forget)
-    remembered.event, remembered.key = trace.event, id(outputs)
-    _events[remembered.key] = remembered
-
-
-def event_id_of(prediction: object) -> str | None:
-    """The event id of the interaction that made this prediction, for `tracer.track_signal`; None if it was not traced.
-
-    Works with the very object that the program returned, not with a copy of it. On any thread.
-    """
-    found = _events.get(id(prediction))
-    if found is None or found() is not prediction:
-        return None
-    return found.event if isinstance(found.event, str) else uuid_of(trace_id_of(*found.event))
