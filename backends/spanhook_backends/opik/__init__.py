@@ -6,7 +6,6 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 
@@ -19,6 +18,7 @@ from spanhook_backends.opik.graph import Graphs
 from spanhook_backends.opik.places import Places, needs_span
 from spanhook_backends.opik.scores import score
 from spanhook_backends.opik.text import valid
+from spanhook_backends.web import web_address
 
 Records = list[dict[str, Any]]
 
@@ -30,10 +30,8 @@ class UnknownEventError(LookupError):
     """A signal's event id leads to no trace."""
 
 
-def _web_address(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"must be a URL like https://www.comet.com/opik/api, not {value!r}")
+def _url(value: str) -> str:
+    web_address(value, "https://www.comet.com/opik/api")
     return value
 
 
@@ -53,7 +51,7 @@ class OpikBackend:
         workspace: Annotated[str, Field(min_length=1)] | None = None
         """The workspace; a server of your own has only `default`."""
 
-        host: Annotated[str, AfterValidator(_web_address)] | None = None
+        host: Annotated[str, AfterValidator(_url)] | None = None
         """The server's API: `https://www.comet.com/opik/api`, or `http://localhost:5173/api` for one of your own."""
 
         api_key: SecretStr | None = None
@@ -82,7 +80,7 @@ class OpikBackend:
         key = None if options.api_key is None else options.api_key.get_secret_value()
         try:
             settings = sdk.OpikConfig()
-            _web_address(options.host or settings.url_override)
+            _url(options.host or settings.url_override)
             self._project: str = options.project_name or settings.project_name
             self._connection = Connection(workspace=options.workspace, host=options.host, api_key=key)
         except ValidationError as error:

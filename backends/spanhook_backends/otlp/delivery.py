@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 from spanhook import PartlyFailed, RetryLater
 from spanhook_backends.otel.http import HTTPSender
+from spanhook_backends.otel.requests import requests_of
 from spanhook_backends.otel.spans import without_content
 from spanhook_backends.otlp.options import Target
 from spanhook_backends.otlp.outcomes import Outcome, of_answer
@@ -40,7 +41,7 @@ class Delivery:
             NotDelivered: all of it was refused.
         """
         waiting = [span for span in spans if _id(span) not in self._settled]
-        for request in _requests(waiting):
+        for request in requests_of(waiting, REQUEST_SPANS, REQUEST_CHARS):
             self._settle(request)
         failed, reason = self._failed, self._reason
         self._settled, self._failed, self._reason = set(), 0, ""
@@ -90,25 +91,6 @@ def _sender(target: Target) -> tuple[Callable[[Sequence[ReadableSpan]], Outcome]
     return (lambda spans: of_answer(http.send(spans), target)), http.close
 
 
-def _requests(spans: Sequence[ReadableSpan]) -> Iterator[list[ReadableSpan]]:
-    request: list[ReadableSpan] = []
-    chars = 0
-    for span in spans:
-        size = _chars(span)
-        if request and (chars + size > REQUEST_CHARS or len(request) == REQUEST_SPANS):
-            yield request
-            request, chars = [], 0
-        request.append(span)
-        chars += size
-    if request:
-        yield request
-
-
 def _id(span: ReadableSpan) -> int:
     context = span.get_span_context()
     return 0 if context is None else context.span_id
-
-
-def _chars(span: ReadableSpan) -> int:
-    texts = [span.attributes or {}, *(event.attributes or {} for event in span.events)]
-    return sum(len(value) for text in texts for value in text.values() if isinstance(value, str))

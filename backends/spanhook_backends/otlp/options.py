@@ -14,6 +14,7 @@ from opentelemetry.util.re import parse_env_headers
 from pydantic import AfterValidator, Field, SecretStr
 
 from spanhook import ConfigError, PluginOptions
+from spanhook_backends.web import web_address
 
 Protocol = Literal["http/protobuf", "grpc"]
 Conventions = Literal["genai", "openinference", "both"]
@@ -25,15 +26,7 @@ _PATH = "/v1/traces"
 
 
 def _url(value: str) -> str:
-    wrong = ValueError("must be a URL like http://localhost:4318")
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, brackets that don't match
-        raise wrong from None
-    if not usable or any(character.isspace() for character in value):
-        raise wrong
-    if parts.username is not None:
+    if web_address(value, "http://localhost:4318").username is not None:
         raise ValueError("must be a URL without a user; a key goes into headers")
     return value
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, SecretStr
 
 from spanhook import PluginOptions
+from spanhook_backends.web import web_address
 
 ENDPOINT = "https://api.raindrop.ai/v1/"
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -41,14 +42,7 @@ def _slug(value: str) -> str:
 
 
 def _url(value: str) -> str:
-    wrong = ValueError(f"must be a URL like {ENDPOINT}")
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, brackets that don't match
-        raise wrong from None
-    if not usable or any(character.isspace() for character in value):
-        raise wrong
+    parts = web_address(value, ENDPOINT)
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must be a URL without user, query and fragment; the key goes into api_key")
     return value

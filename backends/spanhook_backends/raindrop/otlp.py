@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
 from spanhook_backends.otel.http import HTTPSender
+from spanhook_backends.otel.requests import requests_of
 from spanhook_backends.raindrop.otel_spans import Pipeline
 from spanhook_backends.raindrop.retries import Attempt, NotDelivered, Retries
 
@@ -46,7 +47,9 @@ class SpanSender:
         """
         lost: list[str] = []
         with self._lock:
-            for batch in _batches([made for span in spans for made in self._by_otel(span)]):
+            for batch in requests_of(
+                [made for span in spans for made in self._by_otel(span)], REQUEST_SPANS, REQUEST_CHARS
+            ):
                 lost += self._send_batch(batch)
         if lost:
             raise NotDelivered(f"{len(lost)} of {len(spans)} LM and tool spans: {lost[0]}")
@@ -80,17 +83,3 @@ class SpanSender:
             return Attempt("refused", answer.unsent)
         is_final = 300 <= answer.status < 500 and answer.status != 429
         return Attempt("refused" if is_final else "unreachable", f"HTTP {answer.status} for spans", answer.status)
-
-
-def _batches(spans: Sequence[ReadableSpan]) -> Iterator[list[ReadableSpan]]:
-    batch: list[ReadableSpan] = []
-    chars = 0
-    for span in spans:
-        size = sum(len(value) for value in (span.attributes or {}).values() if isinstance(value, str))
-        if batch and (chars + size > REQUEST_CHARS or len(batch) == REQUEST_SPANS):
-            yield batch
-            batch, chars = [], 0
-        batch.append(span)
-        chars += size
-    if batch:
-        yield batch
