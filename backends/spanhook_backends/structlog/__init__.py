@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal, TextIO
 
 import structlog
@@ -12,7 +13,8 @@ from pydantic import Field
 from rich.console import Console
 
 from spanhook import PluginOptions, Signal, Span, TracingSettings, hookimpl
-from spanhook_backends.structlog.events import EventLog, json_logger, program_logger
+from spanhook_backends.structlog.events import EventLog, log_to_program
+from spanhook_backends.structlog.json_lines import write_lines
 from spanhook_backends.structlog.terminal import Terminal
 from spanhook_backends.structlog.waiting import Waiting
 
@@ -72,11 +74,11 @@ class StructlogBackend:
         """Decided for each batch: a program may configure structlog, or redirect its streams, at any time."""
         wanted = self._options.format
         if wanted == "events" or (wanted == "auto" and structlog.is_configured()):
-            return EventLog(program_logger(), self._common, escaped=True)
+            return EventLog(log_to_program, self._common)
         stream = self._stream()
         if wanted == "tree" or (wanted == "auto" and _is_read_by_people(stream)):
             return self._terminal(stream)
-        return EventLog(json_logger(stream), self._common, escaped=False)
+        return EventLog(partial(write_lines, stream), self._common)
 
     def _terminal(self, stream: TextIO) -> Terminal:
         options = self._options

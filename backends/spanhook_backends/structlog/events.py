@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, TextIO
+from functools import lru_cache
+from typing import Any, Literal
 
 import structlog
 
@@ -17,63 +18,53 @@ SIGNAL = "spanhook.signal"
 LOGGER_NAME = "spanhook.spans"
 
 
-class EventLog:
-    """Writes events to a structlog logger: failed spans as errors, all else as info.
+Level = Literal["info", "error"]
+Event = tuple[Level, str, dict[str, Any]]  # level, name, and all else by key
 
-    `escaped`: its renderer may be one for people, which writes a string as it is; no terminal may take a model's
-    answer for its orders. `common`: keys of every event.
+
+class EventLog:
+    """Makes events of what a backend is given: failed spans are errors, all else is information.
+
+    Args:
+        write: takes what is common to all events, and the events of one batch.
+        common: keys of every event.
     """
 
-    def __init__(self, logger: Any, common: Mapping[str, Any], *, escaped: bool) -> None:
-        self._logger = logger.bind()  # else structlog puts a logger together for each event
+    def __init__(self, write: Callable[[Mapping[str, Any], Iterable[Event]], None], common: Mapping[str, Any]) -> None:
+        self._write = write
         self._common = common
-        self._escaped = escaped
 
     def emit(self, spans: Sequence[Span]) -> None:
         """One event a span. Only the span where an error began has its traceback."""
-        began = _where_errors_began(spans)
-        for span in spans:
-            level = "error" if span.error is not None else "info"
-            self._log(level, SPAN, span_event(span, with_traceback=span.span_id in began))
+        self._write(self._common, _span_events(spans))
 
     def identify(self, user_id: str, traits: Mapping[str, Any]) -> None:
         """One event."""
-        self._log("info", IDENTIFY, {"user_id": user_id, "traits": dict(traits)})
+        self._write(self._common, [("info", IDENTIFY, {"user_id": user_id, "traits": dict(traits)})])
 
     def track_signal(self, signal: Signal) -> None:
         """One event."""
-        self._log("info", SIGNAL, signal_event(signal))
-
-    def _log(self, level: str, name: str, event: Mapping[str, Any]) -> None:
-        event = {**self._common, **event}
-        if self._escaped:
-            event = {key: escape(value) if isinstance(value, str) else value for key, value in event.items()}
-        getattr(self._logger, level)(name, **event)
+        self._write(self._common, [("info", SIGNAL, signal_event(signal))])
 
 
-def program_logger() -> Any:
-    """The logger of the program's own structlog configuration, as it is now."""
-    return structlog.get_logger(LOGGER_NAME)
+def _span_events(spans: Sequence[Span]) -> Iterator[Event]:
+    began = _where_errors_began(spans)
+    for span in spans:
+        level: Level = "error" if span.error is not None else "info"
+        yield level, SPAN, span_event(span, with_traceback=span.span_id in began)
 
 
-def json_logger(stream: TextIO) -> Any:
-    """A logger that writes JSON lines to `stream`, whatever the program's configuration is."""
-    return structlog.wrap_logger(
-        structlog.WriteLogger(stream),  # a line in one piece: other threads write to the stream too
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _known_keys_first,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.BoundLogger,
-        context_class=dict,
-        cache_logger_on_first_use=False,
-    )
+def log_to_program(common: Mapping[str, Any], events: Iterable[Event]) -> None:
+    """Give events to the program's own structlog configuration, as it is now.
 
-
-def _known_keys_first(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    return {**{key: event[key] for key in ("timestamp", "level", "event")}, **event}
+    Its renderer may be one for people, which writes a string as it is; no terminal may take a model's answer for its
+    orders.
+    """
+    logger = structlog.get_logger(LOGGER_NAME).bind()  # else structlog puts a logger together for each event
+    for level, name, event in events:
+        items = {**common, **event}.items()
+        escaped = {key: escape(value) if isinstance(value, str) else value for key, value in items}
+        getattr(logger, level)(name, **escaped)
 
 
 def span_event(span: Span, *, with_traceback: bool = True) -> dict[str, Any]:
@@ -91,7 +82,7 @@ def span_event(span: Span, *, with_traceback: bool = True) -> dict[str, Any]:
         "user_id": span.user_id,
         "convo_id": span.convo_id,
         "started_at": _iso(span.start_ns),
-        "duration_s": None if span.duration_s is None else round(span.duration_s, 6),
+        "duration_s": None if span.end_ns is None else round((span.end_ns - span.start_ns) / 1e9, 6),
         "model": span.model,
         "response_model": span.response_model,
         "provider": span.provider,
@@ -149,4 +140,10 @@ def _known(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _iso(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns / 1e9, timezone.utc).isoformat(timespec="microseconds")
+    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
+    return f"{_second(seconds)}.{rest_ns // 1000:06}+00:00"
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()[:19]
