@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spanhook.delivery.items import Identity, Item
 from spanhook.guard import Guard
 from spanhook.redaction import Redactor
 from spanhook.snapshot import name_of, trim
 from spanhook.span import Signal, Span, SpanError
+
+if TYPE_CHECKING:
+    from spanhook.config import RedactSettings
 
 LOST = "spanhook.content_lost"
 _WHOLE = sys.maxsize
@@ -26,14 +29,16 @@ class Finisher:
     Args:
         max_text_chars: of one text in a span.
         guard: counts what fails.
-        redactor: takes secrets out.
+        redact: what to take out.
         hooks: the plugins' `redact`, each with what to call it in messages.
     """
 
-    def __init__(self, max_text_chars: int, guard: Guard, redactor: Redactor, hooks: Sequence[RedactHook] = ()) -> None:
-        self._limit = max_text_chars
+    def __init__(
+        self, max_text_chars: int, guard: Guard, redact: RedactSettings, hooks: Sequence[RedactHook] = ()
+    ) -> None:
         self._guard = guard
-        self._redactor = redactor
+        self._cut = Redactor(redact, max_text_chars)
+        self._whole = Redactor(redact)  # for ids, which have to be found again
         self._hooks = hooks
 
     def __call__(self, item: Item) -> Item:
@@ -56,46 +61,46 @@ class Finisher:
             if shield.failed:
                 _empty(span)
                 span.name, span.user_id, span.convo_id = span.kind, None, None
-        call, text, limit = self._guard.call, self._redactor.text, self._limit
-        shield = self._guard("delivery: preparing a span")
-        with shield:
-            self._clean(span)
-        if shield.failed:
+        call = self._guard.call
+        if not call("delivery: preparing a span", self._clean, span):
             _empty(span)
-        if isinstance(span.name, str):
-            span.name = call("delivery: preparing a span's name", text, span.name, limit) or span.kind
-        else:  # what the program gave as one
+        if not isinstance(span.name, str):  # what the program gave as one
             span.name = name_of(span.name)
-        for field in _WORDS:  # never cut: ids have to be found again
-            if (word := getattr(span, field)) is not None:
-                setattr(span, field, call(f"delivery: preparing {field}", text, word, _WHOLE))
+        elif not self._cut.is_clean(span.name):
+            span.name = call("delivery: preparing a span's name", self._cut.text, span.name) or span.kind
+        is_clean, text = self._whole.is_clean, self._whole.text
+        for field in _WORDS:
+            word = getattr(span, field)
+            if word is not None and not is_clean(word):
+                setattr(span, field, call(f"delivery: preparing {field}", text, word))
 
-    def _clean(self, span: Span) -> None:
-        limit, text, value = self._limit, self._redactor.text, self._redactor.value
-        span.inputs, span.outputs = value(span.inputs, limit), value(span.outputs, limit)
-        span.attributes = value(dict(span.attributes), limit)
-        span.sources = {text(name, limit): source for name, source in span.sources.items()}
+    def _clean(self, span: Span) -> bool:
+        text, value = self._cut.text, self._cut.value
+        span.inputs, span.outputs = value(span.inputs), value(span.outputs)
+        span.attributes = value(dict(span.attributes))
+        span.sources = {text(name): source for name, source in span.sources.items()}
         if (error := span.error) is not None:
             message, trace = error.message, error.traceback
             span.error = SpanError(
-                text(error.type, _WHOLE),
-                None if message is None else text(message, limit),
-                None if trace is None else text(trace, limit),
+                self._whole.text(error.type),
+                None if message is None else text(message),
+                None if trace is None else text(trace),
             )
+        return True
 
     def _identity(self, item: Identity) -> Identity:
-        return Identity(self._redactor.text(item.user_id, _WHOLE), self._redactor.value(dict(item.traits), _WHOLE))
+        return Identity(self._whole.text(item.user_id), self._whole.value(dict(item.traits)))
 
     def _signal(self, item: Signal) -> Signal:
-        value = self._redactor.value
+        value = self._whole.value
         return replace(
             item,
-            event_id=value(item.event_id, _WHOLE),
-            name=value(item.name, _WHOLE),
-            properties=value(dict(item.properties), _WHOLE),
-            attachment_id=value(item.attachment_id, _WHOLE),
-            comment=value(item.comment, _WHOLE),
-            after=value(item.after, _WHOLE),
+            event_id=value(item.event_id),
+            name=value(item.name),
+            properties=value(dict(item.properties)),
+            attachment_id=value(item.attachment_id),
+            comment=value(item.comment),
+            after=value(item.after),
         )
 
 

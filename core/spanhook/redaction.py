@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import regex
@@ -16,62 +17,83 @@ if TYPE_CHECKING:
 
 PATTERN_TIMEOUT_S = 1.0  # of one pattern of the user's on one text
 MARGIN_CHARS = 4_096  # a secret across the place where a text is cut is still seen whole
-MAX_CACHED = 1_000  # texts
-MAX_CACHED_CHARS = 2_000  # of one
+MAX_REMEMBERED = 5_000  # texts
+MAX_REMEMBERED_CHARS = 2_000_000  # of all of them
+MAX_TEXT_CHARS = 20_000  # of one
 MAX_NAME_CHARS = 100
 
 
 class Redactor:
     """Puts `[redacted]` in place of secrets: of what looks like one, and of the values of fields that name one.
 
+    Most texts have none, and are in several spans of a trace: what was found to stay as it is, is not looked at again.
+
     Args:
         settings: the user's patterns and fields, beside those that are known.
+        max_chars: of one text.
     """
 
-    def __init__(self, settings: RedactSettings) -> None:
+    def __init__(self, settings: RedactSettings, max_chars: int = sys.maxsize) -> None:
         self._enabled = settings.enabled
+        self._max_chars = max_chars
         self._patterns: Sequence[Any] = [regex.compile(pattern) for pattern in settings.patterns]
         self._fields = frozenset(_plain(name) for name in settings.fields)
-        self._texts: dict[str, str] = {}
-        self._names: dict[str, tuple[str, bool]] = {}
+        self._clean: set[str] = set()  # texts that stay as they are
+        self._clean_chars = 0
+        self._plain: set[str] = set()  # names that do, too, and whose values are no secrets
 
-    def text(self, text: str, max_chars: int) -> str:
-        """A text without secrets, at most `max_chars` long, and valid Unicode.
+    def is_clean(self, text: str) -> bool:
+        """Whether a text is known to stay as it is. Few are known; asking costs next to nothing."""
+        return type(text) is str and text in self._clean
+
+    def text(self, text: str) -> str:
+        """A text without secrets, not too long, and valid Unicode.
 
         Raises:
             TimeoutError: a pattern of the user's takes too long on it.
         """
+        if self.is_clean(text):
+            return text
         if not self._enabled:
-            return trim_text(text, max_chars)
-        known = self._texts.get(text)
-        if known is not None and len(known) <= max_chars:  # the same text is in several spans of a trace
-            return known
-        beyond = len(text) - max_chars - MARGIN_CHARS
-        seen = self._redacted(text if beyond <= 0 else text[: max_chars + MARGIN_CHARS])
-        cut = trim_text(seen, max_chars, beyond=max(0, beyond))
-        if len(text) <= min(max_chars, MAX_CACHED_CHARS):
-            if len(self._texts) >= MAX_CACHED:
-                self._texts.clear()
-            self._texts[text] = cut
-        return cut
+            return trim_text(text, self._max_chars)
+        beyond = len(text) - self._max_chars - MARGIN_CHARS
+        seen = self._redacted(text if beyond <= 0 else text[: self._max_chars + MARGIN_CHARS])
+        cut = trim_text(seen, self._max_chars, beyond=max(0, beyond))
+        if cut != text:
+            return cut
+        self._remember(text)
+        return text
 
-    def value(self, value: Any, max_chars: int) -> Any:
+    def value(self, value: Any) -> Any:
         """Plain data without secrets, fit for JSON and for sending. Always a copy of the containers.
 
         Raises:
             TimeoutError: as for `text`.
         """
         if not self._enabled:
-            return trim(value, max_chars)
+            return trim(value, self._max_chars)
         if isinstance(value, str):
-            return self.text(value, max_chars)
+            return self.text(value)
         if isinstance(value, dict):
-            return self._dict(value, max_chars)
+            return self._dict(value)
         if isinstance(value, list):
             if len(value) == 2 and isinstance(value[0], str) and _is_filled(value[1]) and self._is_header(value[0]):
-                return [self.text(value[0], max_chars), MARK]
-            return [self.value(item, max_chars) for item in value]
-        return trim(value, max_chars)
+                return [self.text(value[0]), MARK]
+            copied = list(value)
+            self._replace(copied, enumerate(value))
+            return copied
+        return trim(value, self._max_chars)
+
+    def _replace(self, copied: Any, items: Iterable[tuple[Any, Any]]) -> None:
+        """Put what has to be different into the copy of a container. Most content is texts, which cost no call."""
+        clean = self._clean
+        for place, item in items:
+            kind = type(item)
+            if kind is str:
+                if item not in clean:
+                    copied[place] = self.text(item)
+            elif item is not None and kind is not bool:
+                copied[place] = self.value(item)
 
     def _redacted(self, text: str) -> str:
         text = redacted(text)
@@ -79,26 +101,44 @@ class Redactor:
             text = pattern.sub(MARK, text, timeout=PATTERN_TIMEOUT_S, concurrent=True)
         return text
 
-    def _dict(self, value: dict[str, Any], max_chars: int) -> dict[str, Any]:
-        copied: dict[str, Any] = {}
-        for key, item in value.items():
-            name, is_secret = self._names.get(key) or self._name(key, max_chars)
-            if name is not key and name in copied:  # another key was redacted or cut to the same text
-                name = f"{name} ({len(copied)})"
-            copied[name] = MARK if is_secret and _is_filled(item) else self.value(item, max_chars)
-        named = copied.get("name", copied.get("key"))  # {"name": "api_key", "value": "…"}
-        if isinstance(named, str) and _is_filled(copied.get("value")) and self._is_field(named):
-            copied["value"] = MARK
+    def _remember(self, text: str) -> None:
+        if type(text) is not str or not 0 < len(text) <= MAX_TEXT_CHARS:
+            return
+        if len(self._clean) >= MAX_REMEMBERED or self._clean_chars >= MAX_REMEMBERED_CHARS:
+            self._clean.clear()
+            self._clean_chars = 0
+        self._clean.add(text)
+        self._clean_chars += len(text)
+
+    def _dict(self, value: dict[str, Any]) -> dict[str, Any]:
+        is_plain = self._plain.issuperset(value) or all(map(self._is_plain, value))
+        copied = dict(value) if is_plain else self._with_clean_names(value)
+        self._replace(copied, copied.items())
+        if "value" in copied:  # {"name": "api_key", "value": "…"}
+            named = copied.get("name", copied.get("key"))
+            if isinstance(named, str) and _is_filled(copied["value"]) and self._is_field(named):
+                copied["value"] = MARK
         return copied
 
-    def _name(self, key: str, max_chars: int) -> tuple[str, bool]:
-        cleaned = self.text(key, max_chars)
-        found = (key if cleaned == key else cleaned), self._is_field(key)
-        if len(key) <= MAX_NAME_CHARS:
-            if len(self._names) >= MAX_CACHED:
-                self._names.clear()
-            self._names[key] = found
-        return found
+    def _with_clean_names(self, value: dict[str, Any]) -> dict[str, Any]:
+        """A copy with its names redacted and cut, and without the values that their names give away as secrets."""
+        copied: dict[str, Any] = {}
+        for key, item in value.items():
+            name = self.text(key)
+            if name != key and name in copied:  # another key was redacted or cut to the same text
+                name = f"{name} ({len(copied)})"
+            copied[name] = MARK if self._is_field(key) and _is_filled(item) else item
+        return copied
+
+    def _is_plain(self, name: str) -> bool:
+        if name in self._plain:
+            return True
+        is_plain = self.text(name) == name and not self._is_field(name)
+        if is_plain and type(name) is str and len(name) <= MAX_NAME_CHARS:
+            if len(self._plain) >= MAX_REMEMBERED:
+                self._plain.clear()
+            self._plain.add(name)
+        return is_plain
 
     def _is_field(self, name: str) -> bool:
         return is_secret_name(name[:MAX_NAME_CHARS]) or (bool(self._fields) and _plain(name) in self._fields)

@@ -24,7 +24,6 @@ from spanhook.finishing import Finisher
 from spanhook.guard import Guard, warn
 from spanhook.processes import Lock, call_at_exit
 from spanhook.recorder import Recorder
-from spanhook.redaction import Redactor
 from spanhook.scopes import Interaction, SpanScope
 from spanhook.span import Kind, Sentiment, SignalType, Span, Trait
 
@@ -51,7 +50,7 @@ class Tracer:
         self._closed = False
         backends = [plugin for plugin in plugins if plugin.kind == "backend"]
         redact = [(f"{p.label}: redact", p.hooks["redact"]) for p in plugins if "redact" in p.hooks]
-        self._finish = Finisher(settings.tracing.max_text_chars, self._guard, Redactor(settings.redact), redact)
+        self._finish = Finisher(settings.tracing.max_text_chars, self._guard, settings.redact, redact)
         rules, limits = settings.tracing.keep, settings.delivery
         keeping = Keeping(rules, limits.queue_spans, limits.queue_bytes, self._completed) if rules else None
         self._trace_limit = TraceLimit(settings.tracing.max_spans_per_trace)

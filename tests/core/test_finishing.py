@@ -11,9 +11,8 @@ from doubles import Memory, one_span, tracer_of
 from spanhook import RedactSettings, Span, SpanError
 from spanhook.finishing import Finisher
 from spanhook.guard import Guard
-from spanhook.redaction import Redactor
 
-REDACTOR = Redactor(RedactSettings())
+REDACT = RedactSettings()
 HALF = "\ud83d"  # half an emoji, as a browser may send it
 
 
@@ -31,7 +30,7 @@ def test_content_is_bounded():
         attributes={"x": "a" * 6},
         error=SpanError("ValueError", "a" * 6, "a" * 6),
     )
-    Finisher(4, Guard(), REDACTOR)(long)
+    Finisher(4, Guard(), REDACT)(long)
     assert (long.name, long.inputs, long.outputs, long.attributes) == (cut, {"q": cut}, [cut], {"x": cut})
     assert long.error == SpanError("ValueError", cut, cut)
 
@@ -42,7 +41,7 @@ def test_ids_and_models_are_never_cut():
         ("event_id", "user_id", "convo_id", "model", "response_model", "provider", "finish_reason"), "a" * 6
     )
     whole = span(**words)
-    Finisher(4, Guard(), REDACTOR)(whole)
+    Finisher(4, Guard(), REDACT)(whole)
     assert {name: getattr(whole, name) for name in words} == words
 
 
@@ -50,7 +49,7 @@ def test_ids_and_models_are_never_cut():
 def test_every_text_is_valid(field):
     """No backend's encoder stumbles over half a character, wherever it came from."""
     broken = span(**{field: HALF, "error": SpanError("E", HALF, HALF), "attributes": {HALF: HALF}})
-    Finisher(100, Guard(), REDACTOR)(broken)
+    Finisher(100, Guard(), REDACT)(broken)
     json.dumps(broken.to_dict(), ensure_ascii=False).encode("utf-8")
     assert getattr(broken, field) == "?"
 
@@ -58,7 +57,7 @@ def test_every_text_is_valid(field):
 def test_an_error_without_content_stays_without():
     """With capture = "metadata" there is no message to cut."""
     bare = span(error=SpanError("ValueError", None, None))
-    Finisher(4, Guard(), REDACTOR)(bare)
+    Finisher(4, Guard(), REDACT)(bare)
     assert bare.error == SpanError("ValueError", None, None)
 
 
@@ -67,7 +66,7 @@ def test_a_span_that_can_t_be_finished_goes_out_without_its_content(attributes):
     """It is counted, and the span says so: backends get dicts and strings whatever the program did to its span."""
     guard = Guard()
     broken = span(inputs={"fine": 1}, attributes=attributes)
-    Finisher(4, guard, REDACTOR)(broken)
+    Finisher(4, guard, REDACT)(broken)
     assert (broken.inputs, broken.outputs, broken.attributes) == (None, None, {"spanhook.content_lost": True})
     assert guard.counts() == {"delivery: preparing a span: TypeError": 1}
 
@@ -76,7 +75,7 @@ def test_a_span_that_can_t_be_finished_goes_out_without_its_content(attributes):
 def test_a_name_is_text(name, shown):
     """Also where the program gave something else as one."""
     odd = span(name=name)
-    Finisher(4, Guard(), REDACTOR)(odd)
+    Finisher(4, Guard(), REDACT)(odd)
     assert odd.name == shown
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from spanhook.redaction import MARGIN_CHARS, Redactor
 from spanhook.secret_names import is_secret_name
 from spanhook.secret_patterns import MARK, redacted
 
-WHOLE = 1_000_000
 WRAPS = [
     "{}",
     "'{}'",
@@ -38,8 +38,8 @@ WRAPS = [
 ]
 
 
-def redactor(**settings: Any) -> Redactor:
-    return Redactor(RedactSettings(**settings))
+def redactor(max_chars: int = sys.maxsize, **settings: Any) -> Redactor:
+    return Redactor(RedactSettings(**settings), max_chars)
 
 
 @pytest.mark.parametrize("kind", BY_LOOK)
@@ -66,7 +66,7 @@ def test_a_secret_that_its_look_gives_away(kind, wrap):
 def test_a_name_of_a_secret(name):
     """In any spelling."""
     assert is_secret_name(name)
-    assert redactor().value({"a": [{name: "hunter2"}]}, WHOLE) == {"a": [{name: MARK}]}
+    assert redactor().value({"a": [{name: "hunter2"}]}) == {"a": [{name: MARK}]}
 
 
 @pytest.mark.parametrize(
@@ -81,19 +81,19 @@ def test_a_name_of_a_secret(name):
 def test_a_name_of_something_else(name):
     """Counts, limits and words that only begin alike."""
     assert not is_secret_name(name)
-    assert redactor().value({name: "hunter2"}, WHOLE) == {name: "hunter2"}
+    assert redactor().value({name: "hunter2"}) == {name: "hunter2"}
 
 
 @pytest.mark.parametrize("value", [None, True, False, "", [], {}])
 def test_nothing_to_hide(value):
     """Whether a password was given is no password."""
-    assert redactor().value({"password": value}, WHOLE) == {"password": value}
+    assert redactor().value({"password": value}) == {"password": value}
 
 
 @pytest.mark.parametrize("value", ["x", 4711, 0.5, ["a", "b"], {"user": "u", "key": "k"}])
 def test_a_field_is_hidden_as_a_whole(value):
     """Whatever is in it."""
-    assert redactor().value([{"credentials": value}], WHOLE) == [{"credentials": MARK}]
+    assert redactor().value([{"credentials": value}]) == [{"credentials": MARK}]
 
 
 TEXTS = [
@@ -182,13 +182,13 @@ def test_any_data(value: Any):
             return [shape(item) for item in value.values()]
         return [shape(item) for item in value] if isinstance(value, list) else None
 
-    assert shape(redactor().value(value, WHOLE)) == shape(value)
+    assert shape(redactor().value(value)) == shape(value)
 
 
 def test_secret_keys_of_a_dict():
     """Two of them become two; neither takes the other's place."""
     keys = [BY_LOOK["OpenAI"](random.Random(seed)) for seed in range(2)]
-    copied = redactor().value(dict.fromkeys(keys, 1), WHOLE)
+    copied = redactor().value(dict.fromkeys(keys, 1))
     assert list(copied.values()) == [1, 1]
     assert CANARY not in str(copied)
 
@@ -201,7 +201,7 @@ def test_headers_as_pairs_and_as_names_and_values():
         {"name": "password", "value": "hunter"},
         {"name": "n", "value": 1},
     ]
-    assert redactor().value(value, WHOLE) == [
+    assert redactor().value(value) == [
         ["X-Api-Key", MARK], ["secret", "garden"], {"name": "password", "value": MARK}, {"name": "n", "value": 1},
     ]  # fmt: skip
 
@@ -212,7 +212,7 @@ def test_a_secret_where_a_text_is_cut(kind):
     secret = BY_LOOK[kind](random.Random(1))
     for before in range(0, len(secret) + 5, 3):
         text = f"{'a ' * 50}{secret} {'b' * 2 * MARGIN_CHARS}"
-        cut = redactor().text(text, 100 + before)
+        cut = redactor(100 + before).text(text)
         assert CANARY.lower() not in cut.lower()
         kept, _, more = cut.partition("… [")
         assert len(kept) == 100 + before
@@ -222,7 +222,7 @@ def test_a_secret_where_a_text_is_cut(kind):
 def test_the_user_s_patterns_and_fields():
     """Beside what is known, in every spelling of the field."""
     own = redactor(patterns=[r"CUST-\d+", "(?i)project x"], fields=["patient_id"])
-    assert own.value({"a": "for CUST-42 in Project X", "Patient-Id": 5, "patient id": "x", "password": "p"}, WHOLE) == {
+    assert own.value({"a": "for CUST-42 in Project X", "Patient-Id": 5, "patient id": "x", "password": "p"}) == {
         "a": "for [redacted] in [redacted]", "Patient-Id": MARK, "patient id": MARK, "password": MARK,
     }  # fmt: skip
 
@@ -253,8 +253,8 @@ def test_a_pattern_that_never_ends(monkeypatch):
 def test_switched_off():
     """Then texts go out as they are, still cut to size."""
     secret = BY_LOOK["OpenAI"](random.Random(1))
-    off = redactor(enabled=False, fields=["a"])
-    assert off.value({"password": secret, "a": "b" * 200}, 100) == {
+    off = redactor(100, enabled=False, fields=["a"])
+    assert off.value({"password": secret, "a": "b" * 200}) == {
         "password": secret,
         "a": f"{'b' * 100}… [100 more characters]",
     }
