@@ -10,9 +10,9 @@ from pydantic_core import to_json
 def as_json(value: Any) -> str:
     """Compact JSON, in the characters that people read; many times faster than the standard library's.
 
-    NaN and what is no plain data become text.
+    NaN and infinities become text.
 
     Raises:
-        ValueError: a text is no valid Unicode.
+        ValueError: something in it is no plain data, or no valid Unicode.
     """
-    return to_json(value, inf_nan_mode="strings", serialize_unknown=True).decode()
+    return to_json(value, inf_nan_mode="strings").decode()

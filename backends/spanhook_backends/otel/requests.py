@@ -24,5 +24,9 @@ def requests_of(spans: Sequence[ReadableSpan], max_spans: int, max_chars: int) -
 
 def chars_of(span: ReadableSpan) -> int:
     """How many characters the texts of a span and of its events have."""
-    texts = [span.attributes or {}, *(event.attributes or {} for event in span.events)]
-    return sum(len(value) for text in texts for value in text.values() if isinstance(value, str))
+    chars = 0
+    for texts in (span.attributes or {}, *(event.attributes or {} for event in span.events)):
+        for value in texts.values():
+            if isinstance(value, str):
+                chars += len(value)
+    return chars

@@ -9,7 +9,8 @@ from spanhook import Span
 from spanhook_backends.otel.spans import Attributes, Value
 from spanhook_backends.otlp import messages
 from spanhook_backends.otlp.conventions import GENAI_PROVIDERS, OPENINFERENCE_PROVIDERS, Names
-from spanhook_backends.otlp.messages import as_json, as_text
+from spanhook_backends.otlp.messages import as_text
+from spanhook_backends.plain_json import as_json
 
 PREFIX = "spanhook."
 _KINDS = {"lm": "LLM", "tool": "TOOL", "evaluate": "EVALUATOR"}  # the others are CHAIN

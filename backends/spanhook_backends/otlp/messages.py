@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from spanhook_backends.otel.spans import Attributes
+from spanhook_backends.plain_json import as_json
 
 Message = Mapping[str, Any]  # as OpenAI has it: role, content, tool_calls, tool_call_id; and reasoning_content
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `json.dumps` makes one at each call
 
 _MODALITIES = {"image_url": "image", "input_audio": "audio", "video_url": "video", "file": "document"}
 
@@ -155,8 +154,3 @@ def _parsed(value: Any) -> Any:
 def as_text(value: Any) -> str:
     """A string as it is, anything else as JSON."""
     return value if isinstance(value, str) else as_json(value)
-
-
-def as_json(value: Any) -> str:
-    """Compact JSON, in the characters that people read."""
-    return _encode(value)

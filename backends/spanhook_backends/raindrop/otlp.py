@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from spanhook_backends.otel.http import HTTPSender
 from spanhook_backends.otel.requests import requests_of
+from spanhook_backends.otel.spans import HashedResource
 from spanhook_backends.raindrop.otel_spans import Pipeline
 from spanhook_backends.raindrop.retries import Attempt, NotDelivered, Retries
 
@@ -33,7 +34,7 @@ class SpanSender:
     def __init__(
         self, url: str, headers: dict[str, str], service: str | None, *, tools_by_otel: bool, retries: Retries
     ) -> None:
-        self.resource = Resource({"service.name": service or "spanhook"})
+        self.resource = HashedResource(Resource({"service.name": service or "spanhook"}))
         self._pipeline = Pipeline(self.resource) if tools_by_otel else None
         self._retries = retries
         self._lock = threading.Lock()

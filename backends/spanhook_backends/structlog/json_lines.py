@@ -29,7 +29,7 @@ def _line(event: Mapping[str, Any]) -> str:
     """In printable ASCII: the stream may have any encoding, and may end on a terminal, which obeys other characters."""
     try:
         line = as_json(event)
-    except ValueError:  # half a character, which the standard library can write down
+    except ValueError:  # half a character, for example, which the standard library can write down
         return str(_render(None, "info", dict(event)))
     if line.isascii() and "\x7f" not in line:  # JSON itself has no other control characters
         return line
