@@ -65,9 +65,9 @@ class Barrier:
 Item = Span | Identity | Signal
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, eq=False)
 class Entry:
-    """An item in the queues; the backends' queues share it."""
+    """An item in the queues; the backends' queues share it, and nobody changes it."""
 
     item: Item
     bytes: int

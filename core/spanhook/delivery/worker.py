@@ -51,7 +51,7 @@ class Worker:
         self._lock = self._queue.lock
         self._in_flight = 0
         self._wakeup = threading.Event()
-        self._counts: Counter[str] = Counter()
+        self._accepted = self._delivered = self._failed = 0
         self._dropped: Counter[str] = Counter()
         self._lost = 0
         self._lost_told = 0  # of these, how many a barrier has told of
@@ -76,7 +76,7 @@ class Worker:
             return
         with self._lock:
             if self._queue.put(entry):
-                self._counts["accepted"] += 1
+                self._accepted += 1
                 return
         self.drop("queue_full")
 
@@ -93,7 +93,7 @@ class Worker:
     def drop(self, reason: str) -> None:
         """Count an item that found no room."""
         with self._lock:
-            self._counts["accepted"] += 1
+            self._accepted += 1
         self.lose(reason, 1)
 
     def lose(self, reason: str, number: int) -> None:
@@ -113,7 +113,7 @@ class Worker:
         if isinstance(self._queue, SpooledQueue):
             unread = self._queue.add_source(file)
             with self._lock:
-                self._counts["accepted"] += unread
+                self._accepted += unread
 
     def forget(self, file: SpoolFile, upto: int, reason: str) -> None:
         """Count as dropped what the spool is about to delete."""
@@ -156,11 +156,11 @@ class Worker:
         """The counts of this moment."""
         with self._lock:
             return BackendStats(
-                accepted=self._counts["accepted"],
-                delivered=self._counts["delivered"],
+                accepted=self._accepted,
+                delivered=self._delivered,
                 queued=self._queue.left + self._in_flight,
                 spooled=self._queue.spooled(self._in_flight),
-                failed=self._counts["failed"],
+                failed=self._failed,
                 dropped=dict(self._dropped),
             )
 
@@ -232,8 +232,8 @@ class Worker:
             self._outage.over()
             failed = 0
         with self._lock:
-            self._counts["failed"] += failed
-            self._counts["delivered"] += count - failed
+            self._failed += failed
+            self._delivered += count - failed
             self._lost += failed
             self._in_flight = 0
         return None
