@@ -89,7 +89,9 @@ def _at(values: list[int], share: float) -> float:
 
 def measure(name: str, sink: str, scale: float) -> dict[str, Any]:
     """All figures of one mode."""
-    dspy.configure(lm=workloads.model())
+    # What DSPy keeps of its last calls is as long as it may get, as in any program that has run for a while. Else it
+    # grows, and each new page of memory is charged to whichever tracer runs when it is taken.
+    dspy.configure(lm=workloads.model(), max_history_size=100, max_trace_size=100)
     mode = MODES[name](sink)
     modes = {"off": MODES["off"](sink), "floor": MODES["floor"](sink), "tracer": mode}
 
