@@ -70,6 +70,17 @@ def test_items_arrive_without_a_flush():
     assert arrived.wait(WAIT_S)
 
 
+def test_items_arrive_without_a_flush_after_pauses_of_any_length():
+    """Whether the delivery looks at its queue, falls asleep or sleeps: each span arrives by itself."""
+    arrived = threading.Event()
+    tracer = tracer_of(Memory(lambda _: arrived.set()), delivery={"interval_s": 0.001})
+    for number in range(60):
+        one_span(tracer, str(number))
+        assert arrived.wait(WAIT_S), number
+        arrived.clear()
+        threading.Event().wait(number % 20 * 0.001)  # it falls asleep after about 10 ms
+
+
 def test_eight_threads_lose_nothing():
     """Five thousand items from each, flushed by all of them at once: each arrives once, in its thread's order."""
     memory = Memory()

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from spanhook.plugins.registration import Plugin
 
 SPOOL_BATCH = 500  # items in one transaction
+IDLE_ROUNDS = 10  # intervals without an item, before the intake thread lets itself be woken
 
 
 class Pipeline:
     """Takes finished spans, identities and signals, in order, and gives them to every backend's worker.
 
-    The calling thread appends to a queue and, once a batch, sets an event. The intake thread does what all backends
-    share (`finish`), then each worker goes its own way. Threads start with the first item and are daemons.
+    The calling thread appends to a queue. The intake thread looks there once an interval, does what all backends share
+    (`finish`), and each worker goes its own way. Threads start with the first item and are daemons.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Pipeline:
         self._intake: deque[Any] = deque()
         self._saving: deque[Item] = deque()  # on their way into the spool
         self._wakeup = threading.Event()
+        self._is_awake = False  # whether the intake thread looks at the queue by itself
         self._hurry = threading.Event()
         self._starting = threading.Lock()
         self._refused: RuntimeError | None = None
@@ -89,7 +91,8 @@ class Pipeline:
         self._intake.append(item)
         if waiting >= self._many and not self._hurry.is_set():
             self._hurry.set()  # don't let it fill up while the intake thread waits for a batch to gather
-        if not self._wakeup.is_set():
+        if not self._is_awake:
+            self._is_awake = True
             self._wakeup.set()
         return self._thread is not None or self._start() or self._give_up()
 
@@ -185,20 +188,32 @@ class Pipeline:
 
     def _run(self) -> None:
         last: Barrier | None = None
+        idle_rounds = 0
         while last is None:
             if self._spool is not None:
                 self._guard.call("spool: looking after its files", self._spool.look, self._add_source, self._forget)
                 self._wake()
-            self._wakeup.wait(None if self._spool is None else LOOK_EVERY_S)
-            if self._intake:
-                self._hurry.wait(self._interval_s)  # let a batch gather, unless someone waits for it
-            self._hurry.clear()
-            self._wakeup.clear()  # before the queue is emptied: who comes later wakes us again
+            if idle_rounds >= IDLE_ROUNDS:
+                self._sleep()
+            self._hurry.wait(self._interval_s)  # let a batch gather, unless someone waits for it
+            self._hurry.clear()  # before the queue is emptied: who comes later hurries us again
+            idle_rounds = 0 if self._intake else idle_rounds + 1
             last = self._pass_on()
         if self._spool is not None:
             for worker in self._workers.values():
                 worker.join(last.remaining_s())
             self._spool.close()
+
+    def _sleep(self) -> None:
+        """Wait for the next item, when there was none for a while. Only then its thread has to wake this one.
+
+        To wake another thread, and to hand Python's lock over to it in the middle of a call, takes longer than a span.
+        """
+        self._wakeup.clear()
+        self._is_awake = False
+        if not self._intake:  # who came before that does not wake us
+            self._wakeup.wait(None if self._spool is None else LOOK_EVERY_S)
+        self._is_awake = True
 
     def _pass_on(self) -> Barrier | None:
         """Hand everything over to the workers; the closing barrier if there was one among it."""
