@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spanhook import dspy_compat
+from spanhook import dspy_compat, processes
 from spanhook.budgets import Ledger
 from spanhook.evaluations import Examples
-from spanhook.ids import TRACE_BITS, is_sampled, random_bits, span_id_of, trace_id_from, trace_id_of, uuid_of
+from spanhook.ids import SPAN_BITS, TRACE_BITS, is_sampled, random_bits, span_id_of, trace_id_from, trace_id_of, uuid_of
+from spanhook.processes import Lock
 from spanhook.span import Call, Kind, RemoteParent, Span, SpanError
 from spanhook.totals import Part
 
@@ -22,7 +23,14 @@ REMOTE = "spanhook_remote"  # the setting in which an `Attached` stands
 SETTING = "spanhook_span_"  # and the tracer's number: two tracers in one process know nothing of each other's spans
 
 
-@dataclass(eq=False)  # no slots: see OpenSpan
+Describe = Callable[["OpenSpan"], None]
+"""Puts into words what a call's thread has only noted; on whichever thread someone looks at it first."""
+
+NO_ARGUMENTS: Mapping[str, Any] = {}
+_making = Lock()
+
+
+@dataclass(slots=True, eq=False)
 class Trace:
     """What all spans of one trace share. Its ids are written out when someone reads them."""
 
@@ -30,18 +38,18 @@ class Trace:
     unix_ns: int
     monotonic_ns: int
     bits: int  # random ones, of its id
-    sampled: bool = field(default=True, init=False)
-    user_id: str | None = field(default=None, init=False)
-    convo_id: str | None = field(default=None, init=False)
-    remote: RemoteParent | None = field(default=None, init=False)  # the caller, of a trace that began elsewhere
+    sampled: bool = True
+    user_id: str | None = None
+    convo_id: str | None = None
+    remote: RemoteParent | None = None  # the caller, of a trace that began elsewhere
     # By which it was chosen; None where a caller chose and doesn't say.
-    sample_rate: float | None = field(default=None, init=False)
-    recorded: bool = field(default=True, init=False)  # False: nothing of it can go out
-    local_root_bits: int | None = field(default=None, init=False)  # of the id of its first span in this process
-    ledgers: tuple[Ledger, ...] = field(default=(), init=False)  # of the interactions around, the outer ones first
-    counted: bool = field(default=False, init=False)  # whether tokens and cost are counted where it is not sampled
-    known_trace_id: str | None = field(default=None, init=False)
-    known_event_id: str | None = field(default=None, init=False)
+    sample_rate: float | None = None
+    recorded: bool = True  # False: nothing of it can go out
+    local_root_bits: int | None = None  # of the id of its first span in this process
+    ledgers: tuple[Ledger, ...] = ()  # of the interactions around, the outer ones first
+    counted: bool = False  # whether tokens and cost are counted where it is not sampled
+    known_trace_id: str | None = None
+    known_event_id: str | None = None
 
     @classmethod
     def begin(
@@ -84,11 +92,6 @@ class Trace:
         return self.known_trace_id
 
     @property
-    def event(self) -> str | tuple[int, int]:
-        """The event id, or where nobody has asked for it yet what it will be written from: time and random bits."""
-        return self.known_event_id or (self.unix_ns, self.bits)
-
-    @property
     def event_id(self) -> str:
         """The trace id as a UUID unless the caller chose one."""
         if self.known_event_id is None:
@@ -115,49 +118,67 @@ class Attached:
         return _nothing, ()
 
 
-@dataclass(eq=False)  # no slots: what few calls need is left to the class, and costs the others nothing
 class OpenSpan:
     """A call, as its thread notes it down: ids, clocks, references, a copy of its content.
 
     `span` and `call` are made of that when someone looks at them, as a rule after the call on Spanhook's own thread.
     """
 
-    kind: Kind
-    name: str
-    instance: Any  # None for spans of the program's own
-    arguments: Mapping[str, Any]  # live
-    trace: Trace
-    parent: OpenSpan | None
-    started_ns: int  # monotonic
-    forks: int  # of the process in which it began
-    bits: int  # random ones, of its id
-    below: list[Part] = field(default_factory=list, init=False)  # sums of the spans directly under this one
-    ended_ns: int | None = field(default=None, init=False)  # monotonic; None while it runs
-    inputs: Any = field(default=None, init=False)  # copies
-    outputs: Any = field(default=None, init=False)
-    error: SpanError | None = field(default=None, init=False)
-    model: str | None = field(default=None, init=False)
-    provider: str | None = field(default=None, init=False)
-    attributes: dict[str, Any] | None = field(default=None, init=False)
-    record: dspy_compat.LMRecord | None = field(default=None, init=False)
-    prompt: tuple[Any, Any] | None = field(default=None, init=False)  # what an adapter wrote last in it, and the copy
-    part: Part | None = field(default=None, init=False)  # what the parent counts of this one
-    is_asked: bool = field(default=False, init=False)  # whether all extractors were
-    is_complete: bool = field(default=False, init=False)  # whether `span` has all that will be known
-    dspy_call_id: str | None = field(default=None, init=False)  # DSPy's active call when this became the innermost span
-    handled: int = field(default=0, init=False)  # the id() of the exception that was being handled when the call began
-    setting: str = field(default="", init=False)  # of DSPy's, in which this span stands while it is the innermost
-    overrides: dspy_compat.Overrides | None = field(default=None, init=False)
-    inputs_of: bool | None = field(default=None, init=False)  # of an interaction: whether its inputs are a DSPy call's
-    outputs_of: bool | None = field(default=None, init=False)
-    examples: Examples | None = field(default=None, init=False)  # of an evaluation
-    example_of: Examples | None = field(default=None, init=False)  # the evaluation of which this may be an example
-    compilation: Compilation | None = field(default=None, init=False)
-    is_kept: bool = field(
-        default=False, init=False
-    )  # whether it goes out though its trace, as it is below it, does not
-    _span: Span | None = field(default=None, init=False)
-    live_call: Call | None = field(default=None, init=False)
+    __slots__ = (
+        "_span", "arguments", "attributes", "below", "bits", "compilation", "describe", "dspy_call_id",
+        "ended_ns", "error", "example_of", "examples", "forks", "handled", "inputs", "inputs_of", "instance",
+        "is_asked", "is_complete", "is_kept", "kind", "live_call", "model", "name", "noted", "outputs", "outputs_of",
+        "overrides", "parent", "part", "prompt", "provider", "record", "setting", "started_ns", "trace",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        kind: Kind,
+        name: str,
+        instance: Any,
+        arguments: Mapping[str, Any],
+        trace: Trace,
+        parent: OpenSpan | None,
+        attributes: dict[str, Any] | None = None,
+        describe: Describe | None = None,
+        noted: Any = None,
+    ) -> None:
+        self.kind: Kind = kind
+        self.name = name  # empty where `describe` gives it
+        self.instance = instance  # None for spans of the program's own
+        self.arguments = arguments  # live
+        self.trace = trace
+        self.parent = parent
+        self.forks = processes.forks  # of the process in which it began
+        self.bits = random_bits(SPAN_BITS)  # of its id
+        self.below: list[Part] | None = None  # sums of the spans directly under this one
+        self.inputs: Any = None  # copies
+        self.outputs: Any = None
+        self.error: SpanError | None = None
+        self.model: str | None = None
+        self.provider: str | None = None
+        self.attributes = attributes
+        self.describe = describe
+        self.noted = noted  # for it
+        self.record: dspy_compat.LMRecord | None = None
+        self.prompt: tuple[Any, Any] | None = None  # what an adapter wrote last in it, and the copy
+        self.part: Part | None = None  # what the parent counts of this one
+        self.is_asked = False  # whether all extractors were
+        self.is_complete = False  # whether `span` has all that will be known
+        self.is_kept = False  # whether it goes out though its trace, as it is below it, does not
+        self.dspy_call_id: str | None = None  # DSPy's active call when this became the innermost span
+        self.handled = 0  # the id() of the exception that was being handled when the call began
+        self.setting = ""  # of DSPy's, in which this span stands while it is the innermost
+        self.overrides: dspy_compat.Overrides | None = None
+        self.inputs_of: bool | None = None  # of an interaction: whether its inputs are a DSPy call's
+        self.outputs_of: bool | None = None
+        self.examples: Examples | None = None  # of an evaluation
+        self.example_of: Examples | None = None  # the evaluation of which this may be an example
+        self.compilation: Compilation | None = None
+        self._span: Span | None = None
+        self.live_call: Call | None = None
+        self.ended_ns: int | None = None  # monotonic; None while it runs
+        self.started_ns = time.perf_counter_ns()  # monotonic
 
     @property
     def span_id(self) -> str:
@@ -167,8 +188,14 @@ class OpenSpan:
     @property
     def span(self) -> Span:
         """Its span: one object, on whichever thread it is asked for first."""
-        if self._span is not None:
-            return self._span
+        if self._span is None:
+            with _making:  # two threads may be here
+                if self._span is None:
+                    self._span = self._make()
+        return self._span
+
+    def _make(self) -> Span:
+        self.put_into_words()
         trace, parent = self.trace, self.parent
         start_ns = trace.unix_ns + self.started_ns - trace.monotonic_ns
         parent_id = None if parent is None else parent.span_id
@@ -181,18 +208,26 @@ class OpenSpan:
         if parent is None and trace.remote is not None:
             span.parent_id = trace.remote.span_id
             span.event_is_remote = trace.event_id == trace.remote.event_id
-        found: Span = self.__dict__.setdefault("_span", span)  # in one step: two threads may be here
-        return found
+        return span
+
+    def put_into_words(self) -> None:
+        """Have `name`, `inputs` and all else as the span shows it."""
+        describe, self.describe = self.describe, None
+        if describe is not None:
+            describe(self)
 
     @property
     def call(self) -> Call:
         """The live call, for plugins on its thread."""
         if self.live_call is None:
+            if self.describe is not None:
+                self.put_into_words()
             self.live_call = Call(self.kind, self.instance, self.arguments)
         return self.live_call
 
     def mirror_start(self, child: OpenSpan) -> None:
         """An interaction shows what its first DSPy call was given, or where it makes none, its first own span."""
+        child.put_into_words()
         is_dspy = child.instance is not None
         if self.ended_ns is None and (self.inputs_of is None or (is_dspy and not self.inputs_of)):
             self.inputs, self.inputs_of = child.inputs, is_dspy
@@ -207,9 +242,10 @@ class OpenSpan:
         """Let go of the program's objects, and of what the span has."""
         if self.record is not None:
             self.record.forget()
-        self.instance = self.parent = self.record = self.live_call = self.prompt = None
+        self.arguments, self.live_call = NO_ARGUMENTS, None
+        self.instance = self.parent = self.record = self.prompt = self.noted = None
         self.inputs = self.outputs = self.attributes = self.error = None
-        self.arguments, self.below = {}, []
+        self.below = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # It stands in DSPy's settings, which a program may pickle or copy; an open span means nothing elsewhere.
@@ -234,15 +270,16 @@ def _nothing() -> None:
     return None
 
 
-def innermost(setting: str, by_call_id: Mapping[str, OpenSpan]) -> OpenSpan | None:
-    """The span that a call starting here belongs under, for the tracer with this setting and these open calls.
+def inner(own: OpenSpan | Attached, called: OpenSpan | None, call_id: str | None) -> OpenSpan | None:
+    """Which of these is inside of the other: a span of the program's own, by the override that it left, or a DSPy call.
 
-    A DSPy call is known by its id, a span of the program's own by the override that it left. Where both are there,
-    the override is the inner one exactly if the same DSPy call is still active as when it was made.
+    The override is the inner one exactly if the same DSPy call is still active as when it was made.
+
+    Args:
+        own: what stands in the override; an `Attached` is no span.
+        called: the active DSPy call, if it is traced.
+        call_id: its id.
     """
-    own: OpenSpan | None = dspy_compat.override(setting)  # or an Attached, which is false
-    call_id = dspy_compat.active_call_id()
-    called = by_call_id.get(call_id) if call_id is not None else None
-    if own is None or called is None:
-        return called or own or None
-    return (own if own.dspy_call_id == call_id else called) or None
+    if called is not None and own.dspy_call_id != call_id:
+        return called
+    return own if isinstance(own, OpenSpan) else None

@@ -23,15 +23,24 @@ from spanhook.errors import InstallError
 
 DSPY_VERSION: str = dspy.__version__
 
+SIGNATURE: type = type(dspy.Signature)
+"""The type of signature classes."""
+
 # From 3.3 on dspy.Parallel and Evaluate carry the active call's id into their threads. Older releases carry only
 # DSPy's setting overrides, so there each call that may have children leaves itself in the overrides.
 CARRIES_CALL_ID = find_spec("dspy.utils.callback_context") is not None
 
-# Request parameters that say how the model was asked, and are no content.
-_PARAMETERS = frozenset(
-    {"temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "reasoning_effort"}
-)
+TELLS_OF_EXITS = CARRIES_CALL_ID  # before, it hides cancellations, interrupts and exits from its callbacks
+MAY_MISTAKE_LMS = not CARRIES_CALL_ID  # before 3.2 it takes an LM that is no `dspy.LM` for a module
 
+# Request parameters that say how the model was asked, and are no content.
+_PARAMETERS = {
+    name: f"request.{name}"
+    for name in ("temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "reasoning_effort")
+}
+
+
+_NOTHING: Mapping[str, Any] = {}
 
 active_call_id: Callable[[], str | None] = ACTIVE_CALL_ID.get
 """The id that DSPy gave to the call that runs on this thread or task, if any."""
@@ -63,22 +72,19 @@ def _take_back(token: Token[Any]) -> None:
         return
 
 
+overrides: Callable[[], Mapping[str, Any]] = thread_local_overrides.get
+"""The setting overrides of this context, by name."""
+
+
 def override(name: str) -> Any:
     """The value of a setting override in this context, None if there is none."""
-    return thread_local_overrides.get().get(name)
+    return overrides().get(name)
 
 
 def drop_override(name: str) -> None:
     """Take a setting override out of this context, whoever made it."""
     rest: Any = {key: value for key, value in thread_local_overrides.get().items() if key != name}
     thread_local_overrides.set(rest)
-
-
-def _setting(name: str, overrides: Mapping[str, Any] | None = None) -> Any:
-    """What `dspy.settings` says here, without its detours."""
-    if overrides is None:
-        overrides = thread_local_overrides.get()
-    return overrides[name] if name in overrides else dict.get(main_thread_config, name)
 
 
 def overrides_named(prefix: str) -> Iterator[Any]:
@@ -132,22 +138,22 @@ class LMRecord:
         self._tracker: Any = None
         self._outer: Any = None
         self._stream: _TimedStream | None = None
-        here = thread_local_overrides.get()
+        settings = {**main_thread_config, **overrides()}
         # An LM that calls another LM must not see the other's entry: the innermost call alone is recorded.
         # In front: some of DSPy's code takes the last caller for the module that runs.
-        callers = _setting("caller_modules", here) or ()
+        callers = settings.get("caller_modules") or ()
         if LMRecord in map(type, callers):
             callers = [c for c in callers if type(c) is not LMRecord]
-        overrides: Any = {**here, "caller_modules": [self, *callers]}
-        if _setting("disable_history", here) or _setting("max_history_size", here) == 0:
-            self._outer = _setting("usage_tracker", here)
-            self._tracker = overrides["usage_tracker"] = UsageTracker()
-        stream = _setting("send_stream", here)
+        mine: Any = {**overrides(), "caller_modules": [self, *callers]}
+        if settings.get("disable_history") or settings.get("max_history_size") == 0:
+            self._outer = settings.get("usage_tracker")
+            self._tracker = mine["usage_tracker"] = UsageTracker()
+        stream = settings.get("send_stream")
         self.streamed = stream is not None  # whether the program streams, so that DSPy asks for the answer in chunks
         if stream is not None:
             # An LM that calls another one sends the same chunks: both have a first one.
-            self._stream = overrides["send_stream"] = _TimedStream(stream)
-        self._token: Token[Any] | None = thread_local_overrides.set(overrides)
+            self._stream = mine["send_stream"] = _TimedStream(stream)
+        self._token: Token[Any] | None = thread_local_overrides.set(mine)
 
     def close(self) -> None:
         """Stop recording, and keep what was recorded apart from what the program may still change.
@@ -157,20 +163,29 @@ class LMRecord:
         token, self._token = self._token, None
         if token is not None:
             _take_back(token)
-        self.history = [_apart(entry) for entry in self.history]
-        is_estimated = False
-        if self._stream is not None:
-            is_estimated = self._stream.is_estimated
-            if self._stream.finish_reason is not None:  # some releases of LiteLLM put together an answer with another
-                for entry in self.history:
-                    entry["finish_reason"] = self._stream.finish_reason
-            self.first_chunk_ns, self._stream = self._stream.first_chunk_ns, None
-        if is_estimated:
+        history, self.history = self.history, []
+        for entry in history:
+            copied = dict(entry)
+            if type(usage := copied.get("usage")) is dict:
+                copied["usage"] = usage.copy()
+            self.history.append(copied)
+        is_estimated = self._stream is not None and self._close_stream(self._stream)
+        if self._tracker is not None:
+            self._close_tracker(is_estimated)
+
+    def _close_stream(self, stream: _TimedStream) -> bool:
+        """Whether the usage of a streamed answer is an estimate."""
+        if stream.finish_reason is not None:  # some releases of LiteLLM put together an answer with another
+            for entry in self.history:
+                entry["finish_reason"] = stream.finish_reason
+        if stream.is_estimated:
             for entry in self.history:
                 if entry.get("usage"):  # of a cached answer it is empty
                     entry["usage"] = {"total_tokens": 0}  # as where nobody counts
-        if self._tracker is None:
-            return
+        self.first_chunk_ns, self._stream = stream.first_chunk_ns, None
+        return stream.is_estimated
+
+    def _close_tracker(self, is_estimated: bool) -> None:
         if not is_estimated:
             self.lm_usage = self._tracker.get_total_tokens()
         if self._outer is not None:
@@ -184,17 +199,9 @@ class LMRecord:
         self.history, self.lm_usage = [], {}
 
 
-def _apart(entry: Any) -> dict[str, Any]:
-    copied = dict(entry)
-    usage = copied.get("usage")
-    if type(usage) is dict:
-        copied["usage"] = usage.copy()
-    return copied
-
-
 def callbacks() -> list[Any]:
     """The callbacks that DSPy calls for everything in this context."""
-    return list(_setting("callbacks") or ())
+    return list({**main_thread_config, **overrides()}.get("callbacks") or ())
 
 
 def process_callbacks() -> list[Any]:
@@ -232,7 +239,7 @@ def exception_in_flight(handled: int) -> BaseException | None:
 
 def is_lm(instance: Any) -> bool:
     """Whether this is a language model, `dspy.LM` or another."""
-    return isinstance(instance, dspy.BaseLM)
+    return issubclass(type(instance), dspy.BaseLM)
 
 
 def lm_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -253,69 +260,79 @@ _ADAPTER_PARAMETERS = {
 
 
 def adapter_arguments(kind: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What an adapter's method was called with, by name; some of them are given by position."""
+    """What an adapter's method was called with, by name; some of it may be given by position."""
     if "args" not in arguments:
         return arguments
     rest = {key: value for key, value in arguments.items() if key != "args"}
     return {**dict(zip(_ADAPTER_PARAMETERS[kind], arguments.get("args", ()), strict=False)), **rest}
 
 
-def lm_identity(lm: Any) -> tuple[str | None, str | None]:
-    """The model an LM asks for, and its provider where the name says so.
+def lm_provider(lm: Any, model: str | None) -> str | None:
+    """The provider of an LM's model, where the name says so.
 
     Only `dspy.LM` on its own engines names models `provider/model`; elsewhere a slash may mean anything.
     """
-    model = _own(lm).get("model")
-    if not isinstance(model, str):
-        return None, None
-    names_provider = isinstance(lm, dspy.LM) and isinstance(getattr(lm, "engine", "auto"), str)
-    provider, slash, _ = model.partition("/")
-    return model, provider if slash and names_provider else None
+    if model is None or "/" not in model or not issubclass(type(lm), dspy.LM):
+        return None
+    return model.partition("/")[0] if isinstance(getattr(lm, "engine", "auto"), str) else None
 
 
-def lm_parameters(lm: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """How the model was asked: `request.temperature` and the like, the call's own values before the LM's."""
-    defaults = _own(lm).get("kwargs")
-    found: dict[str, Any] = {}
-    for given in (defaults if isinstance(defaults, dict) else {}, arguments):
+def lm_parameters(defaults: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """How the model is asked: `request.temperature` and the like, the call's own values before the LM's."""
+    parameters: dict[str, Any] = {}
+    for given in (defaults if isinstance(defaults, dict) else _NOTHING, arguments):
         for name, value in given.items():
             if name in _PARAMETERS and type(value) in (int, float, str):
-                found[f"request.{name}"] = value
-    return found
+                parameters[_PARAMETERS[name]] = value
+    return parameters
 
 
-def _own(value: Any) -> Mapping[str, Any]:
+def own(value: Any) -> Mapping[str, Any]:
     """An object's own attributes, read without running any of its code."""
-    held = getattr(value, "__dict__", None)
-    return held if isinstance(held, dict) else {}
+    try:
+        held: Mapping[str, Any] = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return _NOTHING
+    return held if isinstance(held, dict) else _NOTHING
 
 
-_signature_texts: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+class _SignatureText(weakref.ref[type]):
+    """A signature class and how it is written."""
+
+    __slots__ = ("key", "text")
+
+    key: int
+    text: str
+
+
+_signature_texts: dict[int, _SignatureText] = {}
+
+
+def _forget_text(known: Any) -> None:
+    _signature_texts.pop(known.key, None)
 
 
 def signature_text(value: Any) -> str | None:
-    """`question -> answer` for a signature class, or for a module that has one; None otherwise."""
-    if not isinstance(value, type):
-        held = _own(value)
-        value = held.get("signature") or _own(held.get("predict")).get("signature")
-        if not isinstance(value, type):
-            return None
-    text = _signature_texts.get(value)
-    if text is None and issubclass(value, dspy.Signature):
-        signature: Any = value
-        text = _signature_texts[value] = str(signature.signature)
-    return text
-
-
-def prompt_parts(module: Any, arguments: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """The signature and the demos that a `dspy.Predict` has for a call with these arguments; None for other modules."""
-    if not issubclass(type(module), dspy.Predict):
+    """`question -> answer` for a signature class; None for anything else."""
+    known = _signature_texts.get(id(value))
+    if known is not None and known() is value:
+        return known.text
+    if not (issubclass(type(value), type) and issubclass(value, dspy.Signature)):
         return None
-    held = _own(module)
-    signature, demos = arguments.get("signature") or held.get("signature"), arguments.get("demos")
-    if isinstance(signature, str):
-        signature = dspy.Signature(signature)  # pyright: ignore[reportCallIssue] - its metaclass takes text
-    return signature, held.get("demos") if demos is None else demos
+    made = _SignatureText(value, _forget_text)
+    made.key, made.text = id(value), str(value.signature)
+    _signature_texts[made.key] = made
+    return made.text
+
+
+def is_predictor(module: Any) -> bool:
+    """Whether `module` sends a prompt of its own."""
+    return issubclass(type(module), dspy.Predict)
+
+
+def signature_class(signature: Any) -> Any:
+    """A signature as DSPy takes it, as the class that it stands for."""
+    return dspy.Signature(signature) if isinstance(signature, str) else signature  # pyright: ignore[reportCallIssue] - its metaclass takes text
 
 
 def signature_fields(signature: Any) -> list[tuple[str, Any, dict[str, Any]]]:
@@ -325,10 +342,18 @@ def signature_fields(signature: Any) -> list[tuple[str, Any, dict[str, Any]]]:
 
 def member_name(owner: Any, module: Any) -> str | None:
     """The name of the attribute in which a module holds another one: which of its predictors that is."""
-    for name, value in _own(owner).items():
+    for name, value in own(owner).items():
         if value is module:
             return name
     return None
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return dict(value.items())
+
+
+FIELDS: Mapping[type, Callable[[Any], dict[str, Any]]] = {dspy.Prediction: _fields, dspy.Example: _fields}
+"""How to read DSPy's own records, for a snapshot."""
 
 
 def plain_form(value: Any) -> Any:
@@ -336,7 +361,7 @@ def plain_form(value: Any) -> Any:
     kind = type(value)
     if issubclass(kind, type):
         return signature_text(value)
-    return dict(value.items()) if issubclass(kind, dspy.Example) else None
+    return _fields(value) if issubclass(kind, dspy.Example) else None
 
 
 def is_prediction(value: Any) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from spanhook.printable import printable
 from spanhook.processes import Lock
@@ -74,23 +73,28 @@ class Guard:
             return self._counts[key] == 1
 
 
-Handler = TypeVar("Handler", bound=Callable[..., None])
+def guarded_start(place: str, begin: Callable[..., None], opener: Callable[..., Any]) -> Callable[..., None]:
+    """A method that handles the start of a DSPy call by `begin(self, …, opener)`; its object has a `guard`."""
+
+    def handle(self: Any, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        try:
+            begin(self, call_id, instance, inputs, opener)
+        except Exception as error:  # noqa: BLE001 - this is the guard
+            self.guard.report(place, error)
+
+    return handle
 
 
-def guarded(place: str) -> Callable[[Handler], Handler]:
-    """The same for a method that handles the start of a DSPy call; its object has a `_guard`."""
+def guarded_end(place: str, end: Callable[..., None]) -> Callable[..., None]:
+    """The same for the end of one."""
 
-    def decorate(method: Handler) -> Handler:
-        @functools.wraps(method)
-        def handle(self: Any, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-            try:
-                method(self, call_id, instance, inputs)
-            except Exception as error:  # noqa: BLE001 - this is the guard
-                self._guard.report(place, error)
+    def handle(self: Any, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        try:
+            end(self, call_id, outputs, exception)
+        except Exception as error:  # noqa: BLE001 - this is the guard
+            self.guard.report(place, error)
 
-        return cast("Handler", handle)
-
-    return decorate
+    return handle
 
 
 class _Shield:

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class _Remembered(weakref.ref[Any]):
-    """A prediction, and its event: the id, or what the id will be written from."""
+    """A prediction and its event."""
 
     __slots__ = ("event", "key")
 
-    event: str | tuple[int, int]
+    event: str | tuple[int, int]  # the id, or the time and the random bits from which it is written if someone asks
     key: int
 
 
@@ -29,8 +29,11 @@ def _forget(remembered: Any) -> None:
 
 def remember_event(outputs: Any, trace: Trace) -> None:
     """Tie a program's result to its event without touching the result; forgotten when the result is."""
-    remembered = _Remembered(outputs, _forget)
-    remembered.event, remembered.key = trace.event, id(outputs)
+    try:
+        remembered = _Remembered(outputs, _forget)
+    except TypeError:  # of a class with slots that leave no room for this
+        return
+    remembered.event, remembered.key = trace.known_event_id or (trace.unix_ns, trace.bits), id(outputs)
     _events[remembered.key] = remembered
 
 

@@ -36,12 +36,9 @@ class Lock:
 
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
-_forks = 0
 
-
-def forks() -> int:
-    """How many forks lie between this process and the one that imported Spanhook."""
-    return _forks
+forks = 0
+"""How many forks lie between this process and the one that imported Spanhook."""
 
 
 def call_at_exit(owner: Any, callback: Callable[[], object]) -> None:
@@ -62,8 +59,8 @@ def call_at_exit(owner: Any, callback: Callable[[], object]) -> None:
 
 
 def _after_fork() -> None:
-    global _forks
-    _forks += 1
+    global forks
+    forks += 1
     for lock in list(_locks):
         lock.reset()
 

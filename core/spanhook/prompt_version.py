@@ -9,7 +9,6 @@ import json
 import sys
 import types
 import weakref
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -24,22 +23,22 @@ _ATOMS = frozenset({str, int, float, bool, type(None)})
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 
 
-def prompt_version(predictor: Any, arguments: Mapping[str, Any]) -> str | None:
+def prompt_version(predictor: Any, signature: Any, demos: Any) -> str | None:
     """The version of the prompt that a `dspy.Predict` is about to send; None for any other module.
 
     On the call's thread, so it is remembered for as long as nothing has changed.
 
     Args:
         predictor: the module that is called.
-        arguments: what it is called with; a signature or demos among them stand in for its own.
+        signature: what it has for this call, a class or DSPy's text of one.
+        demos: what it has for this call.
     """
-    parts = dspy_compat.prompt_parts(predictor, arguments)
-    if parts is None:
-        return None
-    signature, demos = parts
     known = _known.get(id(predictor))
     if known is not None and known.predictor() is predictor and known.holds(signature, demos):
         return known.version
+    if not dspy_compat.is_predictor(predictor):
+        return None
+    signature = dspy_compat.signature_class(signature)
     version = _hash(signature, demos)
     made, _ = attempt(lambda: _Known(predictor, signature, demos, version))
     if made is not None:

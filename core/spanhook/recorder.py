@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from spanhook import budgets, dspy_compat, facts
-from spanhook.active import REMOTE, OpenSpan, Trace
+from spanhook import budgets, dspy_compat, facts, processes
+from spanhook.active import NO_ARGUMENTS, REMOTE, Describe, OpenSpan, Trace
 from spanhook.delivery.keeping import RATE, Keeping
 from spanhook.guard import Guard
-from spanhook.ids import SPAN_BITS, random_bits
+from spanhook.plugins.span_hooks import Hook, SpanHooks
 from spanhook.prediction_events import remember_event
-from spanhook.processes import Lock, forks
-from spanhook.snapshot import snapshot
+from spanhook.processes import Lock
+from spanhook.snapshot import MAX_ITEMS, snapshot
 from spanhook.span import KINDS, Call, Kind, RemoteParent, Span, SpanError
 from spanhook.totals import Part, Totals
 from spanhook.tracebacks import span_error
@@ -25,14 +24,7 @@ if TYPE_CHECKING:
     from spanhook.config import CompileMode, TracingSettings
     from spanhook.plugins.registration import Plugin
 
-EndHook = tuple[str, str, Callable[..., Any]]  # where, in messages; the plugin's name; the function
-
-_NOTHING: Mapping[str, Any] = {}
-_CONVERTERS = (dspy_compat.plain_form,)
-
-
-def _plain(value: Any) -> Any:
-    return snapshot(value, _CONVERTERS)
+_WITHOUT_PREDICTIONS = frozenset({"lm", "adapter_format", "adapter_parse"})  # that return no program's result
 
 
 class Recorder:
@@ -55,19 +47,12 @@ class Recorder:
         self._keeping = keeping
         self.compile_mode: CompileMode = tracing.compile
         self.content = tracing.capture == "full"
+        self._hooks = {kind: SpanHooks(kind, plugins) for kind in KINDS}
         asked = sorted(plugins, key=lambda plugin: plugin.kind == "backend")  # extractors know better
-        self._on_start = {kind: _hooks("span_start", kind, plugins) for kind in KINDS}
-        self._on_end = {kind: _hooks("span_end", kind, asked) for kind in KINDS}
-        self._later = {kind: _deferred(kind, asked) for kind in KINDS}
-        self._at_once = {k: [hook for hook in hooks if hook not in self._later[k]] for k, hooks in self._on_end.items()}
-        # Making a span takes time: where nobody looks at it, it is left to the intake thread.
-        self._sees_span = {
-            kind: any(p.sees_span and kind in p.span_kinds for p in asked if "span_end" in p.hooks) for kind in KINDS
-        }
         self._on_begin = [(f"{p.label}: trace_parent", h) for p in asked if (h := p.hooks.get("trace_parent"))]
         self._completing = Lock()
         self._counting = Lock()  # not the same: what completes a span may run a plugin's code
-        self._copy: Callable[[Any], Any] = partial(guard.call, "copying a call's content", _plain)
+        self._copy = partial(snapshot, converters=(dspy_compat.plain_form,), fields=dspy_compat.FIELDS)
         self._sampled_out = 0
         self.listeners: list[Callable[[Span], None]] = []
 
@@ -80,7 +65,7 @@ class Recorder:
         self, event_id: str | None = None, user_id: str | None = None, convo_id: str | None = None
     ) -> Trace:
         """A new trace with its share in the sample decided, or the caller's where one is attached."""
-        remote = self._remote_parent()
+        remote = self._remote_parent() if self._on_begin or REMOTE in dspy_compat.overrides() else None
         trace = Trace.begin(self._sample_rate, event_id, user_id, convo_id, remote)
         trace.recorded = trace.sampled or self._keeping is not None
         if not trace.recorded:
@@ -112,33 +97,56 @@ class Recorder:
         arguments: Mapping[str, Any],
         parent: OpenSpan | None,
         trace: Trace | None = None,
-        model: str | None = None,
-        provider: str | None = None,
         attributes: dict[str, Any] | None = None,
+        describe: Describe | None = None,
+        noted: Any = None,
     ) -> OpenSpan:
-        """Open a span under `parent`, or as the root of `trace` (a new one if None). `attributes` are ours to keep."""
+        """Open a span under `parent`, or as the root of `trace` (a new one if None).
+
+        `arguments` are in a dict that nobody changes, and `attributes` in one that is ours to keep. `describe` replaces
+        the name, and puts into words what was `noted`.
+        """
         if trace is None:
             trace = self.begin_trace() if parent is None else parent.trace
-        opened = OpenSpan(
-            kind, name, instance, arguments, trace, parent, time.perf_counter_ns(), forks(), random_bits(SPAN_BITS)
-        )
+        opened = OpenSpan(kind, name, instance, arguments, trace, parent, attributes, describe, noted)
         if parent is None:
             trace.local_root_bits = opened.bits
-            if self._keeping is not None and trace.recorded:
-                self._keeping.begin(opened.span_id, sampled=trace.sampled, rate=trace.sample_rate)
-            elif trace.sample_rate is not None and trace.sample_rate < 1.0:
-                attributes = {**(attributes or {}), RATE: trace.sample_rate}
-        opened.model, opened.provider = model, provider
+            if self._keeping is not None or self._sample_rate < 1.0 or trace.remote is not None:
+                self._begin_share(opened)
         if not trace.recorded:
             return opened
-        opened.attributes = attributes
         if self.content and arguments:
-            opened.inputs = self._copy(arguments) if kind != "lm" else self._copy_prompt(arguments, parent)
+            opened.inputs = self._copy(arguments) if instance is None else self._frozen(arguments, parent)
         if parent is not None and parent.kind == "interaction":
             parent.mirror_start(opened)
-        for place, _, hook in self._on_start[kind]:
+        for place, _, hook in self._hooks[kind].start:
             self._guard.call(place, hook, opened.span, opened.call)
         return opened
+
+    def _begin_share(self, opened: OpenSpan) -> None:
+        """Have it known what share of all traces this one stands for."""
+        trace = opened.trace
+        if self._keeping is not None and trace.recorded:
+            self._keeping.begin(opened.span_id, sampled=trace.sampled, rate=trace.sample_rate)
+        elif trace.sample_rate is not None and trace.sample_rate < 1.0:
+            opened.attributes = {**(opened.attributes or {}), RATE: trace.sample_rate}
+
+    def _frozen(self, arguments: Mapping[str, Any], parent: OpenSpan | None) -> Any:
+        """A call's arguments as they are now, in DSPy's own dict of them or a copy."""
+        if len(arguments) > MAX_ITEMS:
+            return self._copy(arguments)
+        frozen: dict[str, Any] | None = None
+        for name, value in arguments.items():
+            kind = type(value)
+            if kind is str or value is None or kind is dspy_compat.SIGNATURE:
+                continue
+            if frozen is None:
+                frozen = {**arguments}
+            # An LM is asked with the messages that an adapter has just written, and that were copied then.
+            written = parent.prompt if name == "messages" and parent is not None else None
+            is_known = written is not None and written[0] is value and written[1] == value
+            frozen[name] = written[1] if written is not None and is_known else self._copy(value)
+        return arguments if frozen is None else frozen
 
     def end(
         self, opened: OpenSpan, outputs: Any = None, exception: BaseException | None = None, *, inputs: Any = None
@@ -151,12 +159,14 @@ class Recorder:
         if opened.ended_ns is not None:
             return
         opened.ended_ns = time.perf_counter_ns()
-        if opened.record is not None or opened.overrides is not None:
-            self.release(opened)
-        if opened.forks != forks():
+        if opened.record is not None:
+            opened.record.close()
+        if opened.overrides is not None:
+            opened.deactivate()
+        if opened.forks != processes.forks:
             return  # it began before this process was forked: it is the parent's to tell of
-        if dspy_compat.is_prediction(outputs):
-            self._guard.call("remembering a prediction", remember_event, outputs, opened.trace)
+        if opened.kind not in _WITHOUT_PREDICTIONS and dspy_compat.is_prediction(outputs):
+            remember_event(outputs, opened.trace)
         if not opened.trace.recorded and not opened.is_kept:
             if opened.trace.counted and (opened.kind == "lm" or opened.below):
                 self._count_only(opened, outputs, exception)
@@ -174,19 +184,18 @@ class Recorder:
             span.attributes = self._copy(span.attributes) or {}
             if self.content and kind != "interaction" and span.inputs is not opened.inputs:
                 opened.inputs = self._copy(span.inputs)
-            self._ask(opened, self._on_end[kind], outputs, exception)
+            self._ask(opened, self._hooks[kind].end, outputs, exception)
             opened.is_asked = True
-        elif self._at_once[kind]:
-            self._ask(opened, self._at_once[kind], outputs, exception)
+        elif at_once := self._hooks[kind].at_once:
+            self._ask(opened, at_once, outputs, exception)
         if parent is not None:
             if parent.kind == "interaction":
                 parent.mirror_end(opened)
             elif kind == "adapter_format":
                 parent.prompt = (outputs, opened.outputs)
-        arguments, opened.arguments, opened.live_call = opened.arguments, _NOTHING, None  # the program's own objects
-        if not self._later[kind]:
-            opened.instance = None
-        if kind == "lm" or opened.below:
+        arguments = opened.arguments
+        opened.arguments, opened.live_call = NO_ARGUMENTS, None  # the program's own objects
+        if kind == "lm" or (opened.below and (parent is not None or opened.trace.ledgers)):
             self._count(opened)  # from here on another thread may complete it
         if opened.example_of is None and not self.listeners:
             if not self._deliver(opened) and opened.part is not None:
@@ -209,17 +218,17 @@ class Recorder:
 
     def _complete(self, opened: OpenSpan) -> None:
         _fill(opened)
-        hooks = self._later[opened.kind]
+        hooks = self._hooks[opened.kind].later
         if hooks and not opened.is_asked:
             call = Call(opened.kind, opened.instance, opened.inputs or {}, opened.outputs)
             self._extract(hooks, opened, call, opened.span)
         self._add_up(opened.span, opened)
 
-    def _ask(self, opened: OpenSpan, hooks: list[EndHook], outputs: Any, exception: BaseException | None) -> None:
+    def _ask(self, opened: OpenSpan, hooks: Sequence[Hook], outputs: Any, exception: BaseException | None) -> None:
         """Ask extractors while the call is live."""
-        call = opened.call
+        call = opened.live_call or opened.call
         call.outputs, call.exception = outputs, exception
-        sees_span = self._sees_span[opened.kind]
+        sees_span = self._hooks[opened.kind].sees_span
         if sees_span:
             _fill(opened)
         self._extract(hooks, opened, call, opened.span if sees_span else None)
@@ -234,6 +243,10 @@ class Recorder:
         """Give this span's sums their place in those of its parent and of its interactions."""
         opened.part, parent = Part(opened), opened.parent
         if parent is not None and parent.ended_ns is None:
+            if parent.below is None:
+                with self._counting:  # several threads may be here
+                    if parent.below is None:
+                        parent.below = []
             parent.below.append(opened.part)
         if opened.kind == "lm" and opened.trace.ledgers:
             budgets.charge(opened, opened.part)
@@ -243,7 +256,7 @@ class Recorder:
         if exception is not None:
             opened.error = SpanError(type(exception).__name__, None, None)
         if opened.kind == "lm":
-            self._ask(opened, self._on_end["lm"], outputs, exception)
+            self._ask(opened, self._hooks["lm"].end, outputs, exception)
         opened.is_asked = True
         self._count(opened)
         self.complete(opened)
@@ -254,15 +267,7 @@ class Recorder:
             opened.record.close()
         opened.deactivate()
 
-    def _copy_prompt(self, arguments: Mapping[str, Any], parent: OpenSpan | None) -> Any:
-        """What an LM is asked; the messages are those that an adapter has just written, and were copied then."""
-        live, copied = parent.prompt if parent is not None and parent.prompt is not None else (None, None)
-        if live is None or arguments.get("messages") is not live or live != copied:
-            return self._copy(arguments)
-        rest = {name: value for name, value in arguments.items() if name != "messages"}
-        return {"messages": copied, **(self._copy(rest) or {})} if rest else {"messages": copied}
-
-    def _extract(self, hooks: list[EndHook], opened: OpenSpan, call: Call, span: Span | None) -> None:
+    def _extract(self, hooks: Sequence[Hook], opened: OpenSpan, call: Call, span: Span | None) -> None:
         if (record := opened.record) is not None:
             call.history, call.lm_usage, call.streamed = record.history, record.lm_usage, record.streamed
         for place, name, hook in hooks:
@@ -274,7 +279,7 @@ class Recorder:
     def _add_up(self, span: Span, opened: OpenSpan) -> None:
         """Hand the tokens and cost of this span's LM calls on to its parent."""
         below, totals = [], None
-        for part in opened.below:
+        for part in opened.below or ():
             if part.opened is not None:  # it ended, and still waits for the intake thread
                 self.complete(part.opened)
             if part.totals is not None:
@@ -296,15 +301,3 @@ def _fill(opened: OpenSpan) -> None:
     span.inputs, span.outputs, span.error = opened.inputs, opened.outputs, opened.error
     if opened.record is not None and opened.record.first_chunk_ns is not None:
         span.time_to_first_token_s = (opened.record.first_chunk_ns - opened.started_ns) / 1e9
-
-
-def _deferred(kind: Kind, plugins: list[Plugin]) -> list[EndHook]:
-    """The hooks at the end of the list that may be called later: none may, of which one behind it sees the facts."""
-    hooks = [p for p in plugins if "span_end" in p.hooks and kind in p.span_kinds and p.sees_facts]
-    later: list[Plugin] = list(itertools.takewhile(lambda p: kind in p.deferred_kinds, reversed(hooks)))
-    return _hooks("span_end", kind, later[::-1])
-
-
-def _hooks(hook: str, kind: Kind, plugins: list[Plugin]) -> list[EndHook]:
-    """The plugins that are called for spans of this kind: where, in messages; name; function."""
-    return [(f"{p.label}: {hook}", p.name, p.hooks[hook]) for p in plugins if hook in p.hooks and kind in p.span_kinds]

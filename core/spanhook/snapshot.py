@@ -16,7 +16,7 @@ import pathlib
 import types
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -30,6 +30,7 @@ MAX_NODES = 20_000  # of one snapshot
 MAX_KEY_CHARS = 1_000  # of a dict's key that is no string
 
 Converter = Callable[[Any], Any]
+Fields = Mapping[type, Callable[[Any], dict[str, Any]]]
 
 _ATOMS = frozenset({str, int, float, bool, type(None)})
 _SEQUENCES = (list, tuple, set, frozenset, deque)
@@ -40,40 +41,49 @@ _PRINTABLE = (  # immutable, and printed by the standard library's own code
 )  # fmt: skip
 _FUNCTIONS = frozenset({types.FunctionType, types.BuiltinFunctionType, types.MethodType})
 _MISSING = object()
+_NO_FIELDS: Fields = {}
 
 
-def snapshot(value: Any, converters: Iterable[Converter] = ()) -> Any:
+def snapshot(value: Any, converters: Sequence[Converter] = (), fields: Fields = _NO_FIELDS) -> Any:
     """Copy `value` into plain data.
 
     Args:
         value: anything; generators, files and locks are named, never consumed.
         converters: tried on objects of classes that are not Python's own; each returns what to copy in the object's
             place, or None.
+        fields: how to read objects of exactly these classes; none of the program's code may run for that.
     """
-    return _Snapshot(tuple(converters)).copy(value, 0)
+    copier = _Snapshot()
+    copier.converters, copier.fields = converters, fields
+    kind = type(value)
+    if kind is dict:  # as in `copy`, and here too: most of what is copied is a dict or a list
+        return copier.mapping(value, 0)
+    return copier.sequence(value, list, 0) if kind is list else copier.copy(value, 0)
 
 
 class _Snapshot:
-    __slots__ = ("_converters", "_nodes")
-
-    def __init__(self, converters: tuple[Converter, ...]) -> None:
-        self._converters = converters
-        self._nodes = 0
+    # No `__init__`: it would cost each call as much as copying a few strings.
+    converters: Sequence[Converter] = ()
+    fields: Fields = _NO_FIELDS
+    _nodes = 0
 
     def copy(self, value: Any, depth: int) -> Any:
         kind = type(value)
         if kind is dict:
-            return self._dict(value, depth)
+            return self.mapping(value, depth)
         if kind is list or kind is tuple:
-            return self._sequence(value, kind, depth)
-        if type(kind) is type and kind in _ATOMS:  # a metaclass may have a hash of its own
-            return value
+            return self.sequence(value, kind, depth)
+        if type(kind) is type:  # a metaclass may have a hash of its own
+            if kind in _ATOMS:
+                return value
+            if (read := self.fields.get(kind)) is not None:
+                return self.mapping(read(value), depth)
         return self._object(value, kind, depth)
 
     # Containers are read through their base class, so that no overridden method runs, and in one step in C, so that
     # no other thread of the program changes them meanwhile. Strings, of which most content is made, cost no call.
 
-    def _dict(self, value: dict[Any, Any], depth: int) -> Any:
+    def mapping(self, value: dict[Any, Any], depth: int) -> Any:
         size = dict.__len__(value)
         if depth >= MAX_DEPTH or self._nodes >= MAX_NODES:
             return f"… {size} items"
@@ -95,14 +105,16 @@ class _Snapshot:
             copied["…"] = f"{size - MAX_ITEMS} more items"
         return copied
 
-    def _sequence(self, value: Any, base: Any, depth: int) -> Any:
+    def sequence(self, value: Any, base: Any, depth: int) -> Any:
         size = base.__len__(value)
         if depth >= MAX_DEPTH or self._nodes >= MAX_NODES:
             return f"… {size} items"
         copied = list(value if type(value) is base and size <= MAX_ITEMS else islice(base.__iter__(value), MAX_ITEMS))
         self._nodes += len(copied)
         for index, item in enumerate(copied):
-            if type(item) is not str:
+            if type(item) is dict:
+                copied[index] = self.mapping(item, depth + 1)
+            elif type(item) is not str:
                 copied[index] = self.copy(item, depth + 1)
         if size > MAX_ITEMS:
             copied.append(f"… {size - MAX_ITEMS} more items")
@@ -118,7 +130,7 @@ class _Snapshot:
         return copied if error is None else _class_name(kind)
 
     def _converted(self, value: Any, kind: type, depth: int) -> Any:
-        for convert in self._converters:
+        for convert in self.converters:
             if (converted := convert(value)) is not None:
                 return self.copy(converted, depth)
         # By its class and never by isinstance: mocks and proxies give another class as their own.
@@ -136,17 +148,17 @@ class _Snapshot:
             if issubclass(kind, base):
                 return f"<{base.__len__(value)} bytes>"
         if issubclass(kind, dict):
-            return self._dict(value, depth)
+            return self.mapping(value, depth)
         for sequence in _SEQUENCES:
             if issubclass(kind, sequence):
-                return self._sequence(value, sequence, depth)
+                return self.sequence(value, sequence, depth)
         if BaseModel in kind.__mro__:
             held, extra = _own(value, "__dict__"), _own(value, "__pydantic_extra__")
             fields = {name: held[name] for name in type.__getattribute__(kind, "model_fields") if name in held}
-            return self._dict({**fields, **extra} if isinstance(extra, dict) else fields, depth)
+            return self.mapping({**fields, **extra} if isinstance(extra, dict) else fields, depth)
         if dataclasses.is_dataclass(kind):
             fields = {field.name: _own(value, field.name) for field in dataclasses.fields(kind)}
-            return self._dict({name: item for name, item in fields.items() if item is not _MISSING}, depth)
+            return self.mapping({name: item for name, item in fields.items() if item is not _MISSING}, depth)
         return name_of(value)
 
 

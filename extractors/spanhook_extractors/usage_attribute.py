@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import dspy
 
@@ -25,11 +24,10 @@ class UsageAttributeExtractor:
         """Read `outputs.usage`, or `outputs["usage"]`."""
         if call.outputs is None or (call.kind == "lm" and call.instance is not None):
             return None
-        usage = read_usage(_usage_of(call.outputs))
+        outputs = call.outputs
+        if isinstance(outputs, (dspy.Example, Mapping)):  # asking a prediction for an attribute that it lacks is slow
+            given = outputs.get("usage")
+        else:
+            given = getattr(outputs, "usage", None)
+        usage = None if given is None else read_usage(given)
         return {"usage": usage} if usage else None
-
-
-def _usage_of(outputs: Any) -> Any:
-    if isinstance(outputs, (dspy.Example, Mapping)):  # asking a prediction for an attribute that it lacks takes long
-        return outputs.get("usage")
-    return getattr(outputs, "usage", None)
