@@ -35,7 +35,11 @@ def in_child(work: Callable[[], Any]) -> Any:
             traceback.print_exc()
             os._exit(1)
     os.close(question)
-    ready, _, _ = select.select([answer], [], [], WAIT_S)
+    waiting = (
+        select.poll()
+    )  # `select.select` takes no number of a file above 1,023, and a whole run of tests may have those
+    waiting.register(answer, select.POLLIN)
+    ready = waiting.poll(WAIT_S * 1000)
     if not ready:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
