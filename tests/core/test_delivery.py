@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Any
 
 import pytest
 
 import spanhook
 from doubles import WAIT_S, Gate, Memory, one_span, tracer_of, wait_for
-from spanhook import BackendStats, Tracer
+from spanhook import BackendStats, Span, Tracer
 
 
 def counts(tracer: Tracer, name: str = "a") -> BackendStats:
@@ -79,6 +80,22 @@ def test_items_arrive_without_a_flush_after_pauses_of_any_length():
         assert arrived.wait(WAIT_S), number
         arrived.clear()
         threading.Event().wait(number % 20 * 0.001)  # it falls asleep after about 10 ms
+
+
+def test_items_arrive_while_the_program_makes_them_faster_than_they_are_handed_on():
+    """No pause of the program is needed for the backends to get something."""
+    arrived = threading.Event()
+
+    class Slow(Memory):
+        @spanhook.hookimpl
+        def redact(self, span: Span) -> None:
+            arrived.wait(0.001)
+
+    tracer = tracer_of(Slow(lambda _: arrived.set()), delivery={"interval_s": 0.01})
+    deadline = time.monotonic() + WAIT_S
+    while not arrived.is_set():
+        one_span(tracer)
+        assert time.monotonic() < deadline
 
 
 def test_eight_threads_lose_nothing():

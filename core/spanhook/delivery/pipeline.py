@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from spanhook.plugins.registration import Plugin
 
 SPOOL_BATCH = 500  # items in one transaction
+WAKE_EVERY = 500  # items, after which the workers may begin with them
 IDLE_ROUNDS = 10  # intervals without an item, before the intake thread lets itself be woken
 
 
@@ -216,9 +217,12 @@ class Pipeline:
         self._is_awake = True
 
     def _pass_on(self) -> Barrier | None:
-        """Hand everything over to the workers; the closing barrier if there was one among it."""
+        """Hand what is there now over to the workers; the closing barrier if there was one among it.
+
+        What comes meanwhile is for the next time: a program may be faster than this thread, and no worker waits for it.
+        """
         last: Barrier | None = None
-        while self._intake:
+        for number in range(1, len(self._intake) + 1):
             item = self._intake[0]
             if isinstance(item, Barrier):
                 if item.closing:
@@ -233,6 +237,8 @@ class Pipeline:
             else:
                 self._give((item,))
             self._intake.popleft()  # only now: until then it counts as queued
+            if not number % WAKE_EVERY:
+                self._wake()
         self._save()
         if self._spool is not None:
             self._guard.call("spool: its bounds", self._spool.keep_within_bounds, self._forget)
