@@ -47,6 +47,18 @@ class Guard:
             self.report(place, error)
             return None
 
+    def shielded(self, place: str, work: Callable[[Any], T]) -> Callable[[Any], T | None]:
+        """`work` with the same around it, for what is called again and again."""
+
+        def shielded_work(argument: Any) -> T | None:
+            try:
+                return work(argument)
+            except Exception as error:  # noqa: BLE001 - this is the guard
+                self.report(place, error)
+                return None
+
+        return shielded_work
+
     def counts(self) -> dict[str, int]:
         """How often each `place: kind of error` was met."""
         with self._lock:

@@ -52,7 +52,8 @@ class Recorder:
         self._on_begin = [(f"{p.label}: trace_parent", h) for p in asked if (h := p.hooks.get("trace_parent"))]
         self._completing = Lock()
         self._counting = Lock()  # not the same: what completes a span may run a plugin's code
-        self._copy = partial(snapshot, converters=(dspy_compat.plain_form,), fields=dspy_compat.FIELDS)
+        copy: Callable[[Any], Any] = partial(snapshot, converters=(dspy_compat.plain_form,), fields=dspy_compat.FIELDS)
+        self._copy = guard.shielded("copying a call's content", copy)
         self._sampled_out = 0
         self.listeners: list[Callable[[Span], None]] = []
 

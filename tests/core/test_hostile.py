@@ -114,6 +114,24 @@ def test_hostile_properties(traced, misdeed):
         traced(type("Hostile", (), {name: property(misdeed)})())
 
 
+def test_a_result_that_cannot_be_copied_leaves_its_span():
+    """The span goes out without the content, and the failure is counted."""
+
+    class Broken(dspy.Module):
+        def forward(self) -> dspy.Prediction:
+            made = dspy.Prediction(answer="Rome")
+            made.__dict__["_store"] = None
+            return made
+
+    memory = Memory()
+    tracer = tracer_of(memory)
+    Broken()()
+    assert tracer.flush(WAIT_S)
+    (span,) = memory.spans
+    assert (span.name, span.outputs, span.error) == ("Broken", None, None)
+    assert any("copying a call's content" in place for place in tracer.stats().errors)
+
+
 def test_what_is_read_once_or_holds_a_resource(traced):
     """Generators, files, sockets, locks, threads, iterators: named, not touched."""
     numbers, lines, text, lock = (n for n in range(3)), iter("ab"), io.StringIO("abc"), threading.Lock()
