@@ -134,7 +134,8 @@ def main() -> None:
         {"tracing": {"backends": ["structlog"]}, "delivery": delivery},
         plugins={"well": Backend(well.port), "troubled": Backend(troubled.port), "stuck": Stuck()},
     )
-    dspy.configure(lm=workloads.model(), max_history_size=100)  # DSPy's own history grows up to it, for each module
+    # What DSPy itself keeps grows up to these, for each module and for the process.
+    dspy.configure(lm=workloads.model(), max_history_size=100, max_trace_size=100)
     stop, calls = threading.Event(), [0, 0]
 
     def work(index: int) -> None:
