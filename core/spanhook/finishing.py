@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spanhook.delivery.items import Identity, Item
 from spanhook.guard import Guard
+from spanhook.ids import uuid_of
 from spanhook.redaction import Redactor
 from spanhook.snapshot import name_of, trim
 from spanhook.span import Signal, Span, SpanError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 LOST = "spanhook.content_lost"
 _WHOLE = sys.maxsize
-_WORDS = ("event_id", "user_id", "convo_id", "model", "response_model", "provider", "finish_reason")
+_WORDS = ("user_id", "convo_id", "model", "response_model", "provider", "finish_reason")
 
 RedactHook = tuple[str, Callable[[Span], object]]
 
@@ -40,6 +41,7 @@ class Finisher:
         self._cut = Redactor(redact, max_text_chars)
         self._whole = Redactor(redact)  # for ids, which have to be found again
         self._hooks = hooks
+        self._event_id = ""  # the last one, that is fit
 
     def __call__(self, item: Item) -> Item:
         """A span is finished in place; of an identity and a signal a finished copy is returned.
@@ -61,24 +63,30 @@ class Finisher:
             if shield.failed:
                 _empty(span)
                 span.name, span.user_id, span.convo_id = span.kind, None, None
-        call = self._guard.call
+        call, text = self._guard.call, self._whole.text
         if not call("delivery: preparing a span", self._clean, span):
             _empty(span)
         if not isinstance(span.name, str):  # what the program gave as one
             span.name = name_of(span.name)
-        elif not self._cut.is_clean(span.name):
+        elif not self._cut.are_clean((span.name,)):
             span.name = call("delivery: preparing a span's name", self._cut.text, span.name) or span.kind
-        is_clean, text = self._whole.is_clean, self._whole.text
-        for field in _WORDS:
-            word = getattr(span, field)
-            if word is not None and not is_clean(word):
-                setattr(span, field, call(f"delivery: preparing {field}", text, word))
+        if span.event_id != self._event_id:  # one for all spans of a trace, and as a rule of ours
+            if span.event_id != uuid_of(span.trace_id):
+                span.event_id = call("delivery: preparing event_id", text, span.event_id) or ""
+            self._event_id = span.event_id
+        words = (span.user_id, span.convo_id, span.model, span.response_model, span.provider, span.finish_reason)
+        if not self._whole.are_clean(words):
+            for field, word in zip(_WORDS, words, strict=True):
+                if word is not None:
+                    setattr(span, field, call(f"delivery: preparing {field}", text, word))
 
     def _clean(self, span: Span) -> bool:
         text, value = self._cut.text, self._cut.value
         span.inputs, span.outputs = value(span.inputs), value(span.outputs)
-        span.attributes = value(dict(span.attributes))
-        span.sources = {text(name): source for name, source in span.sources.items()}
+        attributes = span.attributes
+        span.attributes = value(attributes if type(attributes) is dict else dict(attributes))
+        if not self._cut.are_clean(span.sources):
+            span.sources = {text(name): source for name, source in span.sources.items()}
         if (error := span.error) is not None:
             message, trace = error.message, error.traceback
             span.error = SpanError(

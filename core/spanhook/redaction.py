@@ -10,7 +10,7 @@ import regex
 
 from spanhook.secret_names import is_secret_name
 from spanhook.secret_patterns import MARK, redacted
-from spanhook.snapshot import trim, trim_text
+from spanhook.snapshot import snapshot, trim, trim_text
 
 if TYPE_CHECKING:
     from spanhook.config import RedactSettings
@@ -21,6 +21,8 @@ MAX_REMEMBERED = 5_000  # texts
 MAX_REMEMBERED_CHARS = 2_000_000  # of all of them
 MAX_TEXT_CHARS = 20_000  # of one
 MAX_NAME_CHARS = 100
+
+_NO_CHANGES: dict[Any, Any] = {}
 
 
 class Redactor:
@@ -38,13 +40,13 @@ class Redactor:
         self._max_chars = max_chars
         self._patterns: Sequence[Any] = [regex.compile(pattern) for pattern in settings.patterns]
         self._fields = frozenset(_plain(name) for name in settings.fields)
-        self._clean: set[str] = set()  # texts that stay as they are
+        self._clean: set[str | None] = {"", None}  # texts that stay as they are
         self._clean_chars = 0
         self._plain: set[str] = set()  # names that do, too, and whose values are no secrets
 
-    def is_clean(self, text: str) -> bool:
-        """Whether a text is known to stay as it is. Few are known; asking costs next to nothing."""
-        return type(text) is str and text in self._clean
+    def are_clean(self, texts: Iterable[str | None]) -> bool:
+        """Whether texts are known to stay as they are. Few are known; asking costs next to nothing."""
+        return self._clean.issuperset(texts)
 
     def text(self, text: str) -> str:
         """A text without secrets, not too long, and valid Unicode.
@@ -52,10 +54,8 @@ class Redactor:
         Raises:
             TimeoutError: a pattern of the user's takes too long on it.
         """
-        if self.is_clean(text):
+        if text in self._clean and type(text) is str:
             return text
-        if not self._enabled:
-            return trim_text(text, self._max_chars)
         beyond = len(text) - self._max_chars - MARGIN_CHARS
         seen = self._redacted(text if beyond <= 0 else text[: self._max_chars + MARGIN_CHARS])
         cut = trim_text(seen, self._max_chars, beyond=max(0, beyond))
@@ -65,60 +65,73 @@ class Redactor:
         return text
 
     def value(self, value: Any) -> Any:
-        """Plain data without secrets, fit for JSON and for sending. Always a copy of the containers.
+        """Plain data without secrets, fit for JSON and for sending: the same object where nothing has to change.
+
+        What is given is never changed, as spans share content.
 
         Raises:
             TimeoutError: as for `text`.
         """
-        if not self._enabled:
-            return trim(value, self._max_chars)
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, dict):
+        kind = type(value)
+        if kind is dict:
             return self._dict(value)
-        if isinstance(value, list):
-            if len(value) == 2 and isinstance(value[0], str) and _is_filled(value[1]) and self._is_header(value[0]):
-                return [self.text(value[0]), MARK]
-            copied = list(value)
-            self._replace(copied, enumerate(value))
-            return copied
-        return trim(value, self._max_chars)
+        if kind is str:
+            return self.text(value)
+        if kind is list:
+            return self._list(value)
+        if value is None or kind is bool:
+            return value
+        if kind is int or kind is float:
+            return trim(value, self._max_chars)
+        return self.value(snapshot(value))  # what a plugin has put there
 
-    def _replace(self, copied: Any, items: Iterable[tuple[Any, Any]]) -> None:
-        """Put what has to be different into the copy of a container. Most content is texts, which cost no call."""
-        clean = self._clean
+    def _changes(self, items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+        """What has to be different in a container, by its place. Most content is texts, which cost no call."""
+        clean, changes = self._clean, _NO_CHANGES
         for place, item in items:
             kind = type(item)
-            if kind is str:
-                if item not in clean:
-                    copied[place] = self.text(item)
-            elif item is not None and kind is not bool:
-                copied[place] = self.value(item)
+            if (kind is str and item in clean) or item is None or kind is bool:
+                continue
+            changed = self.value(item)
+            if changed is not item:
+                changes = {**changes, place: changed}
+        return changes
+
+    def _list(self, value: list[Any]) -> list[Any]:
+        if len(value) == 2 and isinstance(value[0], str) and _is_filled(value[1]) and self._is_header(value[0]):
+            return [self.text(value[0]), MARK]
+        if not (changes := self._changes(enumerate(value))):
+            return value
+        return [changes.get(place, item) for place, item in enumerate(value)]
+
+    def _dict(self, value: dict[str, Any]) -> dict[str, Any]:
+        if not (self._plain.issuperset(value) or all(map(self._is_plain, value))):
+            value = self._with_clean_names(value)
+        if changes := self._changes(value.items()):
+            value = {**value, **changes}
+        if "value" in value:  # {"name": "api_key", "value": "…"}
+            named = value.get("name", value.get("key"))
+            if isinstance(named, str) and _is_filled(value["value"]) and self._is_field(named):
+                return {**value, "value": MARK}
+        return value
 
     def _redacted(self, text: str) -> str:
+        if not self._enabled:
+            return text
         text = redacted(text)
         for pattern in self._patterns:
             text = pattern.sub(MARK, text, timeout=PATTERN_TIMEOUT_S, concurrent=True)
         return text
 
     def _remember(self, text: str) -> None:
-        if type(text) is not str or not 0 < len(text) <= MAX_TEXT_CHARS:
+        if type(text) is not str or len(text) > MAX_TEXT_CHARS:
             return
         if len(self._clean) >= MAX_REMEMBERED or self._clean_chars >= MAX_REMEMBERED_CHARS:
             self._clean.clear()
+            self._clean.update(("", None))
             self._clean_chars = 0
         self._clean.add(text)
         self._clean_chars += len(text)
-
-    def _dict(self, value: dict[str, Any]) -> dict[str, Any]:
-        is_plain = self._plain.issuperset(value) or all(map(self._is_plain, value))
-        copied = dict(value) if is_plain else self._with_clean_names(value)
-        self._replace(copied, copied.items())
-        if "value" in copied:  # {"name": "api_key", "value": "…"}
-            named = copied.get("name", copied.get("key"))
-            if isinstance(named, str) and _is_filled(copied["value"]) and self._is_field(named):
-                copied["value"] = MARK
-        return copied
 
     def _with_clean_names(self, value: dict[str, Any]) -> dict[str, Any]:
         """A copy with its names redacted and cut, and without the values that their names give away as secrets."""
@@ -141,6 +154,8 @@ class Redactor:
         return is_plain
 
     def _is_field(self, name: str) -> bool:
+        if not self._enabled:
+            return False
         return is_secret_name(name[:MAX_NAME_CHARS]) or (bool(self._fields) and _plain(name) in self._fields)
 
     def _is_header(self, name: str) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import marshal
 from typing import Any
 
 from spanhook.delivery.items import Identity, Item
 from spanhook.span import Span
 
 FIXED_BYTES = 600  # a span's or signal's own fields: ids, times, names
-PER_VALUE_BYTES = 16  # a number, or the frame of a string or container
+_WITHOUT_REFERENCES = 2  # the version of the format in which what is there twice counts twice
 
 
 def size_of(item: Item) -> int:
@@ -24,15 +25,5 @@ def size_of(item: Item) -> int:
 
 
 def _content_bytes(content: list[Any]) -> int:
-    """Of plain data, as `snapshot` makes it: exact types, so this needs not ask for more."""
-    size = 0
-    for value in content:  # it grows meanwhile
-        kind = type(value)
-        if kind is str:
-            size += len(value)
-        elif kind is dict:
-            size += sum(map(len, value))
-            content += value.values()
-        elif kind is list:
-            content += value
-    return size + PER_VALUE_BYTES * len(content)
+    """Of plain data, as it would be written down: by C code that is many times faster than a walk in Python."""
+    return len(marshal.dumps(content, _WITHOUT_REFERENCES))
