@@ -50,6 +50,7 @@ class Trace:
     counted: bool = False  # whether tokens and cost are counted where it is not sampled
     known_trace_id: str | None = None
     known_event_id: str | None = None
+    known_local_root_id: str | None = None
 
     @classmethod
     def begin(
@@ -97,6 +98,13 @@ class Trace:
         if self.known_event_id is None:
             self.known_event_id = uuid_of(self.trace_id)
         return self.known_event_id
+
+    @property
+    def local_root_id(self) -> str | None:
+        """The span id of its first span in this process."""
+        if self.known_local_root_id is None and self.local_root_bits is not None:
+            self.known_local_root_id = span_id_of(self.local_root_bits)
+        return self.known_local_root_id
 
 
 class Attached:
@@ -189,7 +197,7 @@ class OpenSpan:
     def span(self) -> Span:
         """Its span: one object, on whichever thread it is asked for first."""
         if self._span is None:
-            with _making:  # two threads may be here
+            with _making.here:  # two threads may be here
                 if self._span is None:
                     self._span = self._make()
         return self._span
@@ -197,12 +205,15 @@ class OpenSpan:
     def _make(self) -> Span:
         self.put_into_words()
         trace, parent = self.trace, self.parent
+        trace_id, root_id = trace.trace_id, trace.local_root_id
+        span_id = root_id if self.bits == trace.local_root_bits and root_id is not None else self.span_id
+        parent_id = None
+        if parent is not None:
+            parent_id = root_id if parent.bits == trace.local_root_bits else parent.span_id
         start_ns = trace.unix_ns + self.started_ns - trace.monotonic_ns
-        parent_id = None if parent is None else parent.span_id
-        span = Span(trace.trace_id, self.span_id, parent_id, trace.event_id, self.kind, self.name, start_ns)
+        span = Span(trace_id, span_id, parent_id, trace.event_id, self.kind, self.name, start_ns)
         span.inputs, span.model, span.provider = self.inputs, self.model, self.provider
-        span.user_id, span.convo_id = trace.user_id, trace.convo_id
-        span.local_root_id = None if trace.local_root_bits is None else span_id_of(trace.local_root_bits)
+        span.user_id, span.convo_id, span.local_root_id = trace.user_id, trace.convo_id, root_id
         if self.attributes is not None:
             span.attributes = self.attributes
         if parent is None and trace.remote is not None:

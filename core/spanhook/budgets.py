@@ -66,7 +66,7 @@ class Ledger:
 
     def total(self) -> Totals:
         """All calls that have ended so far."""
-        with self._lock:
+        with self._lock.here:
             waiting = [self._parts.popleft() for _ in range(len(self._parts))]
             for part in waiting:
                 if part.opened is not None:
@@ -104,7 +104,7 @@ class Ledger:
         spent = self.total().cost_usd  # at least this, where the cost of some calls is unknown
         if spent is None or spent <= budget_usd:
             return
-        with self._lock:
+        with self._lock.here:
             first, self._over = not self._over, True
         if first:
             if self.span is not None and self.span.end_ns is None:

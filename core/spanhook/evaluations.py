@@ -65,7 +65,7 @@ class Examples:
         if span.error is not None:
             return False  # it has no score
         reference, _ = attempt(lambda: weakref.ref(outputs))  # where the metric raises, DSPy lets go of it
-        with self._lock:
+        with self._lock.here:
             if self._closed:
                 return False
             if len(self._held) >= MAX_HELD:
@@ -111,7 +111,7 @@ class Examples:
         return refused
 
     def _take(self) -> list[_Held]:
-        with self._lock:
+        with self._lock.here:
             self._closed = True
             held, self._held = self._held, []
         return held

@@ -61,7 +61,7 @@ class Guard:
 
     def counts(self) -> dict[str, int]:
         """How often each `place: kind of error` was met."""
-        with self._lock:
+        with self._lock.here:
             return dict(self._counts)
 
     def report(self, place: str, error: BaseException) -> None:
@@ -78,7 +78,7 @@ class Guard:
 
     def _count(self, key: str) -> bool:
         """Whether this was the first."""
-        with self._lock:
+        with self._lock.here:
             if key not in self._counts and len(self._counts) >= MAX_KEYS:
                 key = "others"
             self._counts[key] += 1

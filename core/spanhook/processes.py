@@ -9,30 +9,21 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 
 class Lock:
-    """A re-entrant lock that is free in a forked child, whoever held it in the parent."""
+    """A re-entrant lock that is free in a forked child, whoever held it in the parent: `with lock.here:`."""
 
-    __slots__ = ("__weakref__", "_lock")
+    __slots__ = ("__weakref__", "here")
 
     def __init__(self) -> None:
-        self.reset()
+        self.here = threading.RLock()  # Python's own, as a class around it would cost more than all it does
         _locks.add(self)
 
     def reset(self) -> None:
         """Forget who holds it."""
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._lock.release()
+        self.here = threading.RLock()
 
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()

@@ -70,7 +70,7 @@ class Recorder:
         trace = Trace.begin(self._sample_rate, event_id, user_id, convo_id, remote)
         trace.recorded = trace.sampled or self._keeping is not None
         if not trace.recorded:
-            with self._counting:
+            with self._counting.here:
                 self._sampled_out += 1
         return trace
 
@@ -208,7 +208,7 @@ class Recorder:
 
     def complete(self, opened: OpenSpan) -> Span:
         """The span of an ended call with all that is known of it; on any thread, as a rule the intake thread."""
-        with self._completing:
+        with self._completing.here:
             if not opened.is_complete:
                 opened.is_complete = True
                 self._guard.call("tracer: completing a span", self._complete, opened)
@@ -245,7 +245,7 @@ class Recorder:
         opened.part, parent = Part(opened), opened.parent
         if parent is not None and parent.ended_ns is None:
             if parent.below is None:
-                with self._counting:  # several threads may be here
+                with self._counting.here:  # several threads may be here
                     if parent.below is None:
                         parent.below = []
             parent.below.append(opened.part)

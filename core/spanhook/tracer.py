@@ -205,7 +205,7 @@ class Tracer:
         return self._shut_down(timeout, patient=True)
 
     def _shut_down(self, timeout: float, *, patient: bool) -> bool:
-        with self._lock:
+        with self._lock.here:
             if self._closed:
                 return True
             self._closed = True
@@ -284,7 +284,7 @@ class Tracer:
                 wrong = error
         if wrong is None:
             return accepted
-        with self._lock:
+        with self._lock.here:
             self._rejected[what] += 1
         if self.settings.tracing.strict:
             raise wrong

@@ -98,7 +98,7 @@ class Keeping:
 
     def begin(self, root_id: str, *, sampled: bool, rate: float | None) -> None:
         """A local root starts."""
-        with self._lock:
+        with self._lock.here:
             self._traces[root_id] = _Trace(sampled, rate)
 
     def take(self, item: Any) -> Sequence[Item]:
@@ -137,7 +137,7 @@ class Keeping:
         return lost
 
     def _decide(self, key: str, root: Span | None) -> Sequence[Span]:
-        with self._lock:
+        with self._lock.here:
             trace = self._traces.pop(key)
         self._held, self._held_bytes = self._held - len(trace.spans), self._held_bytes - trace.size
         is_kept = trace.matches(self._rules, root)
