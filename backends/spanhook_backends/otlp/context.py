@@ -30,13 +30,22 @@ class _Ours(NonRecordingSpan):
     """Stands in OpenTelemetry's context for a span of ours, with what was there before."""
 
     def __init__(self, span: Span, outside: Context) -> None:
-        around = get_current_span(outside).get_span_context()
-        trace_id = int(span.trace_id, 16)
-        state = around.trace_state if around.trace_id == trace_id else TraceState()
-        flags = TraceFlags(TraceFlags.SAMPLED)  # a span that is left out comes to no hook
-        super().__init__(SpanContext(trace_id, int(span.span_id, 16), False, flags, state))
         self.span = span
         self.outside = outside
+        self._made: SpanContext | None = None  # when someone asks for it: inside of most calls nobody does
+
+    def get_span_context(self) -> SpanContext:
+        """Its ids as OpenTelemetry has them."""
+        if self._made is None:
+            around = get_current_span(self.outside).get_span_context()
+            trace_id = int(self.span.trace_id, 16)
+            state = around.trace_state if around.trace_id == trace_id else TraceState()
+            flags = TraceFlags(TraceFlags.SAMPLED)  # a span that is left out comes to no hook
+            self._made = SpanContext(trace_id, int(self.span.span_id, 16), False, flags, state)
+        return self._made
+
+    def __repr__(self) -> str:
+        return f"<{self.span.kind} {self.span.name!r} of Spanhook: {self.get_span_context()!r}>"
 
 
 @hookimpl
