@@ -12,6 +12,7 @@ from spanhook import dspy_compat, processes
 from spanhook.budgets import Ledger
 from spanhook.evaluations import Examples
 from spanhook.ids import SPAN_BITS, TRACE_BITS, is_sampled, random_bits, span_id_of, trace_id_from, trace_id_of, uuid_of
+from spanhook.lm_record import LMRecord
 from spanhook.processes import Lock
 from spanhook.span import Call, Kind, RemoteParent, Span, SpanError
 from spanhook.totals import Part
@@ -168,7 +169,7 @@ class OpenSpan:
         self.attributes = attributes
         self.describe = describe
         self.noted = noted  # for it
-        self.record: dspy_compat.LMRecord | None = None
+        self.record: LMRecord | None = None
         self.prompt: tuple[Any, Any] | None = None  # what an adapter wrote last in it, and the copy
         self.part: Part | None = None  # what the parent counts of this one
         self.is_asked = False  # whether all extractors were

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from spanhook import budgets, compilations, dspy_compat, processes
 from spanhook.active import OpenSpan, Trace
-from spanhook.dspy_compat import CARRIES_CALL_ID, MAY_MISTAKE_LMS, LMRecord
+from spanhook.dspy_compat import CARRIES_CALL_ID, MAY_MISTAKE_LMS
 from spanhook.evaluations import Examples
+from spanhook.lm_record import LMRecord
 from spanhook.prompt_version import prompt_version
 from spanhook.span import Kind
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from spanhook import dspy_compat, feedback
+from spanhook import feedback
 from spanhook.active import OpenSpan
 from spanhook.budgets import OverBudget
 from spanhook.delivery.items import Item
@@ -22,6 +21,7 @@ from spanhook.delivery.trace_limit import TraceLimit
 from spanhook.dspy_source import DSPySource
 from spanhook.finishing import Finisher
 from spanhook.guard import Guard, warn
+from spanhook.installation import Installation
 from spanhook.processes import Lock, call_at_exit
 from spanhook.recorder import Recorder
 from spanhook.scopes import Interaction, SpanScope
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from spanhook.plugins.registration import Plugin
 
 M = TypeVar("M")
-
-_installed: weakref.WeakSet[Tracer] = weakref.WeakSet()  # those whose callbacks stand in DSPy's settings
 
 
 class Tracer:
@@ -57,7 +55,7 @@ class Tracer:
         self._pipeline = Pipeline(backends, limits, self._prepare, self._guard, keeping)
         self._recorder = Recorder(settings.tracing, plugins, self._guard, self._pipeline.put, keeping)
         self._source = DSPySource(self._recorder, self._guard, self)
-        self.is_replaced = False
+        self._installation = Installation(self._source, self._guard)
 
     def interaction(
         self,
@@ -88,7 +86,7 @@ class Tracer:
             ValueError: a blank id or a wrong budget, only with `strict = true`; otherwise it is logged, counted and
                 left out.
         """
-        self._check_installed(here=True)
+        self._installation.check(here=True)
         if callable(event_id):
             make, event_id = event_id, None
             with self._guard("interaction: event_id()"):
@@ -191,7 +189,7 @@ class Tracer:
 
         True only if all of it was delivered: nothing failed, was dropped, or is still waiting.
         """
-        self._check_installed()
+        self._installation.check()
         self._guard.call("flush: calls that are over", self._source.settle)
         return bool(self._guard.call("flush", self._pipeline.flush, timeout))
 
@@ -212,7 +210,7 @@ class Tracer:
         atexit.unregister(self._at_exit)
         self._guard.call("shutdown: calls that are over", self._source.settle)
         open_spans = self._source.close()
-        self._uninstall()
+        self._installation.remove()
         delivered = bool(
             self._guard.call("shutdown", lambda: self._pipeline.flush(timeout, closing=True, patient=patient))
         )
@@ -292,63 +290,18 @@ class Tracer:
         return False
 
     def install(self) -> list[Tracer]:
-        """Put the callback into DSPy's settings, beside those of others, and begin with what is left in the spool.
+        """Have DSPy call this tracer and no other, and begin with what is left in the spool; `configure` has done it.
 
-        `configure` has done it.
-
-        Returns the tracers whose callbacks it replaces.
+        Returns the tracers that it replaces.
 
         Raises:
             InstallError: DSPy refuses a callback in this thread or task.
         """
-        replaced = self._put_into_settings()
-        self._pipeline.open()
-        return replaced
-
-    def _put_into_settings(self) -> list[Tracer]:
-        present = dspy_compat.process_callbacks()
-        replaced = [tracer for tracer in list(_installed) if tracer is not self]
-        if self.settings.tracing.instrument == "wrapped" or not self.settings.tracing.enabled:
-            if replaced:
-                dspy_compat.set_callbacks([c for c in present if not isinstance(c, DSPySource)])
-            call_at_exit(self, self._at_exit)
-            for tracer in replaced:
-                tracer.is_replaced = True
-            return replaced
-        dspy_compat.set_callbacks(self._among(present))
+        tracing = self.settings.tracing
+        replaced = self._installation.replace_others(is_called=tracing.enabled and tracing.instrument == "all")
         call_at_exit(self, self._at_exit)
-        if self._source not in (here := dspy_compat.callbacks()):
-            # Inside of `dspy.context` the block's own list counts; it takes this back when it ends.
-            dspy_compat.Overrides(callbacks=self._among(here))
-        for tracer in replaced:
-            tracer.is_replaced = True
-        _installed.add(self)
-        return replaced
-
-    def _among(self, callbacks: list[Any]) -> list[Any]:
-        return [c for c in callbacks if not isinstance(c, DSPySource)] + [self._source]
-
-    def _uninstall(self) -> None:
-        self._check_installed()
-        _installed.discard(self)
-        present = dspy_compat.process_callbacks()
-        if self._source in present:
-            with self._guard("shutdown: removing the callback"):  # another thread than DSPy's own: it stays, asleep
-                dspy_compat.set_callbacks([c for c in present if c is not self._source])
-
-    def _check_installed(self, *, here: bool = False) -> None:
-        """Say it once when DSPy no longer calls us, in the whole process or `here`: nobody would know otherwise."""
-        if self not in _installed or self.is_replaced:
-            return
-        called_here = not here or self._source in dspy_compat.callbacks()
-        if called_here and self._source in dspy_compat.process_callbacks():
-            return
-        self.is_replaced = True
-        warn(
-            "DSPy's callbacks were replaced after spanhook.configure(), by dspy.configure(callbacks=…) or "
-            "dspy.context(callbacks=…): calls since then are not traced. Call spanhook.configure() after it, or put "
-            "tracer.callback among the callbacks."
-        )
+        self._pipeline.open()
+        return [other.source.owner for other in replaced]
 
     def _at_exit(self) -> None:
         self._shut_down(self.settings.delivery.exit_timeout_s, patient=False)

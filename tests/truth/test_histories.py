@@ -18,7 +18,7 @@ from exact import ENGINES, RELEASE, lm_spans, text_of
 from lm_server import LMServer, Reply
 from programs import Answerer, FanOut
 from spanhook import Span
-from spanhook.dspy_compat import LMRecord
+from spanhook.lm_record import LMRecord
 from spanhook.testing import capture_spans
 
 engines = pytest.mark.parametrize("engine", ENGINES)

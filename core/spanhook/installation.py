@@ -1,0 +1,72 @@
+"""A tracer's callback in DSPy's settings: how it gets there beside those of others, and whether it is there still."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from spanhook import dspy_compat
+from spanhook.dspy_source import DSPySource
+from spanhook.guard import Guard, warn
+
+_installed: weakref.WeakSet[Installation] = weakref.WeakSet()
+
+
+class Installation:
+    """Puts one callback into the process's settings, in the place of any other tracer's, and takes it out again.
+
+    Args:
+        source: the callback.
+        guard: counts what DSPy refuses.
+    """
+
+    def __init__(self, source: DSPySource, guard: Guard) -> None:
+        self.source = source
+        self._guard = guard
+        self.is_replaced = False
+
+    def replace_others(self, *, is_called: bool) -> list[Installation]:
+        """Take the callbacks of other tracers out, put this one in if DSPy `is_called` to know of it; returns theirs.
+
+        Raises:
+            InstallError: DSPy refuses a callback in this thread or task.
+        """
+        replaced = [other for other in list(_installed) if other is not self]
+        present = dspy_compat.process_callbacks()
+        if is_called:
+            dspy_compat.set_callbacks(self._among(present))
+            if self.source not in (here := dspy_compat.callbacks()):
+                # Inside of `dspy.context` the block's own list counts; it takes this back when it ends.
+                dspy_compat.Overrides(callbacks=self._among(here))
+            _installed.add(self)
+        elif replaced:
+            dspy_compat.set_callbacks([c for c in present if not isinstance(c, DSPySource)])
+        for other in replaced:
+            other.is_replaced = True
+        return replaced
+
+    def remove(self) -> None:
+        """Take it out of the settings, if they have it."""
+        self.check()
+        _installed.discard(self)
+        present = dspy_compat.process_callbacks()
+        if self.source in present:
+            with self._guard("shutdown: removing the callback"):  # another thread than DSPy's own: it stays, asleep
+                dspy_compat.set_callbacks([c for c in present if c is not self.source])
+
+    def check(self, *, here: bool = False) -> None:
+        """Say it once when DSPy no longer calls us, in the whole process or `here`: nobody would know otherwise."""
+        if self not in _installed or self.is_replaced:
+            return
+        called_here = not here or self.source in dspy_compat.callbacks()
+        if called_here and self.source in dspy_compat.process_callbacks():
+            return
+        self.is_replaced = True
+        warn(
+            "DSPy's callbacks were replaced after spanhook.configure(), by dspy.configure(callbacks=…) or "
+            "dspy.context(callbacks=…): calls since then are not traced. Call spanhook.configure() after it, or put "
+            "tracer.callback among the callbacks."
+        )
+
+    def _among(self, callbacks: list[Any]) -> list[Any]:
+        return [c for c in callbacks if not isinstance(c, DSPySource)] + [self.source]
