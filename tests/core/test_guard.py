@@ -155,7 +155,7 @@ def test_the_guard_may_be_needed_while_it_counts():
     done = threading.Event()
 
     def work() -> None:
-        with guard._lock:  # as if in the middle of counting
+        with guard._lock.here:  # as if in the middle of counting
             guard.call("a destructor", int, "x")
         done.set()
 
