@@ -47,12 +47,13 @@ class Guard:
             self.report(place, error)
             return None
 
-    def shielded(self, place: str, work: Callable[[Any], T]) -> Callable[[Any], T | None]:
-        """`work` with the same around it, for what is called again and again."""
+    def shielded(self, place: str, work: Callable[..., T], *settings: Any) -> Callable[[Any], T | None]:
+        """`work` with the same around it, and the same `settings` behind its argument: for what is called all the time.
+        """
 
         def shielded_work(argument: Any) -> T | None:
             try:
-                return work(argument)
+                return work(argument, *settings)
             except Exception as error:  # noqa: BLE001 - this is the guard
                 self.report(place, error)
                 return None

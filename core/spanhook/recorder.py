@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from spanhook import budgets, dspy_compat, facts, processes
@@ -52,8 +51,8 @@ class Recorder:
         self._on_begin = [(f"{p.label}: trace_parent", h) for p in asked if (h := p.hooks.get("trace_parent"))]
         self._completing = Lock()
         self._counting = Lock()  # not the same: what completes a span may run a plugin's code
-        copy: Callable[[Any], Any] = partial(snapshot, converters=(dspy_compat.plain_form,), fields=dspy_compat.FIELDS)
-        self._copy = guard.shielded("copying a call's content", copy)
+        how = (dspy_compat.plain_form,), dspy_compat.FIELDS
+        self._copy: Callable[[Any], Any] = guard.shielded("copying a call's content", snapshot, *how)
         self._sampled_out = 0
         self.listeners: list[Callable[[Span], None]] = []
 

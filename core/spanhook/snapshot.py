@@ -53,12 +53,27 @@ def snapshot(value: Any, converters: Sequence[Converter] = (), fields: Fields = 
             place, or None.
         fields: how to read objects of exactly these classes; none of the program's code may run for that.
     """
+    kind = type(value)
+    if (kind is dict or kind is list) and len(value) <= MAX_ITEMS and (copied := _flat_copy(value, kind)) is not None:
+        return copied
     copier = _Snapshot()
     copier.converters, copier.fields = converters, fields
-    kind = type(value)
     if kind is dict:  # as in `copy`, and here too: most of what is copied is a dict or a list
         return copier.mapping(value, 0)
     return copier.sequence(value, list, 0) if kind is list else copier.copy(value, 0)
+
+
+def _flat_copy(value: Any, kind: type) -> Any:
+    """A copy of a container of nothing but texts, as most are; None of any other."""
+    copied = value.copy()
+    for item in copied:  # a dict's keys
+        if type(item) is not str:
+            return None
+    if kind is dict:
+        for item in copied.values():
+            if type(item) is not str:
+                return None
+    return copied
 
 
 class _Snapshot:
