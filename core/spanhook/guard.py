@@ -48,8 +48,7 @@ class Guard:
             return None
 
     def shielded(self, place: str, work: Callable[..., T], *settings: Any) -> Callable[[Any], T | None]:
-        """`work` with the same around it, and the same `settings` behind its argument: for what is called all the time.
-        """
+        """`work` with the same around it, and `settings` behind its argument: for what is called again and again."""
 
         def shielded_work(argument: Any) -> T | None:
             try:
