@@ -175,6 +175,15 @@ def _end_of(name: str) -> None:
             assert not thread.is_alive()
 
 
+def test_counts_are_right_at_any_moment():
+    """What moves from the program's queue to a backend's while someone asks is counted once, not twice or not at all."""
+    tracer = tracer_of(Memory(), delivery={"interval_s": 0.001, "queue_spans": 50})
+    for made in range(1, 2_001):
+        tracer.identify(f"{made}")
+        stats = tracer.stats().backends["a"]
+        assert stats.accepted == made == stats.delivered + stats.queued + sum(stats.dropped.values())
+
+
 def test_a_blocked_backend_goes_on_when_it_can():
     """What waited is delivered late rather than never, in order."""
     gate = Gate()

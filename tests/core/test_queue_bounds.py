@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 from doubles import WAIT_S, Gate, Memory, one_span, tracer_of, wait_for
 from spanhook import BackendStats, Signal, Tracer
@@ -71,3 +72,29 @@ def test_sizes_are_about_those_of_the_content():
     assert written / 2 < size_of(finished) < written * 2
     assert 10_000 < size_of(Signal("e", "edit", after="a" * 10_000)) < 20_000
     assert 10_000 < size_of(Identity("u", {"bio": "a" * 10_000})) < 20_000
+
+
+def test_a_full_queue_holds_up_no_call():
+    """What is dropped is counted without a lock that a backend's thread may hold; the counts add up at any time."""
+    memory = Memory()
+    tracer = tracer_of(memory, delivery={"queue_spans": 4, "interval_s": 60})
+    for number in range(2):
+        tracer.identify(f"{number}")  # fewer than make the intake thread hurry
+    worker = tracer._pipeline._workers["a"]
+    done = threading.Event()
+
+    def more() -> None:
+        for number in range(20):
+            tracer.identify(f"more {number}")
+        done.set()
+
+    with worker._lock:
+        thread = threading.Thread(target=more)
+        thread.start()
+        assert done.wait(WAIT_S)
+    thread.join(WAIT_S)
+    stats = tracer.stats().backends["a"]
+    assert stats.accepted == 22 == stats.delivered + stats.queued + sum(stats.dropped.values())
+    assert stats.dropped["queue_full"] >= 22 - 2 * 4
+    assert tracer.flush(WAIT_S) is False
+    assert tracer.stats().backends["a"].delivered == len(memory.identities)

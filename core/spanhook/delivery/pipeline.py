@@ -8,10 +8,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from spanhook.delivery.items import Barrier, Entry, Item
 from spanhook.delivery.keeping import Keeping
+from spanhook.delivery.overflow import Overflow
 from spanhook.delivery.sizes import size_of
 from spanhook.delivery.spool import LOOK_EVERY_S, Spool
 from spanhook.delivery.spool_file import SpoolFile
@@ -60,6 +62,8 @@ class Pipeline:
     def _reset(self) -> None:
         self._intake: deque[Any] = deque()
         self._saving: deque[Item] = deque()  # on their way into the spool
+        self._overflow = Overflow(self._drop)
+        self._moving = threading.RLock()  # held while an item goes from one place to the next
         self._wakeup = threading.Event()
         self._is_awake = False  # whether the intake thread looks at the queue by itself
         self._hurry = threading.Event()
@@ -85,9 +89,12 @@ class Pipeline:
 
     def put(self, item: Any) -> bool:
         """Accept an item, on the program's thread. False if it was dropped: the queue is full, or shut down."""
+        if self._closed:
+            self._drop("shut_down")
+            return False
         waiting = len(self._intake)
-        if self._closed or waiting >= self._limit:
-            self._drop("shut_down" if self._closed else "queue_full")
+        if waiting >= self._limit:
+            self._overflow.add()
             return False
         self._intake.append(item)
         if waiting >= self._many and not self._hurry.is_set():
@@ -132,19 +139,13 @@ class Pipeline:
 
     def stats(self) -> Mapping[str, BackendStats]:
         """The counts of each backend."""
-        waiting = sum(1 for item in list(self._intake) if not isinstance(item, Barrier)) + len(self._saving)
-        counted = {}
-        for name, worker in self._workers.items():
-            stats = worker.stats()
-            counted[name] = BackendStats(
-                accepted=stats.accepted + waiting,
-                delivered=stats.delivered,
-                queued=stats.queued + waiting,
-                spooled=stats.spooled,
-                failed=stats.failed,
-                dropped=stats.dropped,
-            )
-        return counted
+        with self._moving:  # else what moves meanwhile is counted twice
+            waiting = sum(1 for item in list(self._intake) if not isinstance(item, Barrier)) + len(self._saving)
+            counted = {name: self._overflow.added_to(worker.stats()) for name, worker in self._workers.items()}
+        return {
+            name: replace(stats, accepted=stats.accepted + waiting, queued=stats.queued + waiting)
+            for name, stats in counted.items()
+        }
 
     def _is_done(self) -> bool:
         return not self._intake and all(worker.is_done() for worker in self._workers.values())
@@ -183,9 +184,9 @@ class Pipeline:
                     self._drop("no_thread")
         return False
 
-    def _drop(self, reason: str) -> None:
+    def _drop(self, reason: str, number: int = 1) -> None:
         for worker in self._workers.values():
-            worker.drop(reason)
+            worker.drop(reason, number)
 
     def _run(self) -> None:
         last: Barrier | None = None
@@ -222,21 +223,21 @@ class Pipeline:
         What comes meanwhile is for the next time: a program may be faster than this thread, and no worker waits for it.
         """
         last: Barrier | None = None
+        self._tell_overflow()
         for number in range(1, len(self._intake) + 1):
             item = self._intake[0]
             if isinstance(item, Barrier):
                 if item.closing:
                     last = item
                     if self._keeping is not None:
-                        self._give(self._keeping.close())
+                        self._hand_over(self._keeping.close(), is_next=False)
                 self._save()
+                self._tell_overflow()
                 for worker in self._workers.values():
                     worker.put_barrier(item)
-            elif self._keeping is not None:
-                self._give(self._keeping.take(item))
+                self._intake.popleft()
             else:
-                self._give((item,))
-            self._intake.popleft()  # only now: until then it counts as queued
+                self._hand_over((item,) if self._keeping is None else self._keeping.take(item), is_next=True)
             if not number % WAKE_EVERY:
                 self._wake()
         self._save()
@@ -245,28 +246,36 @@ class Pipeline:
         self._wake()
         return last
 
-    def _give(self, items: Iterable[Item]) -> None:
-        for item in items:
-            finished = self._finish(item)
-            if finished is None:
-                self._drop("trace_full")
-                continue
-            if self._spool is None:
-                self._put(Entry(finished, size_of(finished)))
-                continue
-            self._saving.append(finished)
-            if len(self._saving) >= SPOOL_BATCH:
-                self._save()
-        if self._keeping is not None:
-            for _ in range(self._keeping.take_lost()):
-                self._drop("keep_full")
+    def _tell_overflow(self) -> None:
+        with self._moving:
+            self._overflow.tell()
+
+    def _hand_over(self, items: Iterable[Any], *, is_next: bool) -> None:
+        """Make items fit for every backend, and give them to all; `is_next` if they are what is next in the queue."""
+        finished = [self._finish(item) for item in items]
+        lost = 0 if self._keeping is None else self._keeping.take_lost()
+        with self._moving:
+            for item in finished:
+                if item is None:
+                    self._drop("trace_full")
+                elif self._spool is None:
+                    self._put(Entry(item, size_of(item)))
+                else:
+                    self._saving.append(item)
+            if lost:
+                self._drop("keep_full", lost)
+            if is_next:
+                self._intake.popleft()  # only now: until then it counts as queued
+        if len(self._saving) >= SPOOL_BATCH:
+            self._save()
 
     def _save(self) -> None:
         """Give to the backends what the spool has now, too."""
         if self._spool is not None and self._saving:
             for entry in self._spool.save(list(self._saving)):
-                self._put(entry)
-                self._saving.popleft()
+                with self._moving:
+                    self._put(entry)
+                    self._saving.popleft()
 
     def _put(self, entry: Entry) -> None:
         for worker in self._workers.values():

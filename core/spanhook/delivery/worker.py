@@ -90,11 +90,11 @@ class Worker:
             self._last = barrier
             self._closing.set()
 
-    def drop(self, reason: str) -> None:
-        """Count an item that found no room."""
+    def drop(self, reason: str, number: int = 1) -> None:
+        """Count items that found no room."""
         with self._lock:
-            self._accepted += 1
-        self.lose(reason, 1)
+            self._accepted += number
+        self.lose(reason, number)
 
     def lose(self, reason: str, number: int) -> None:
         """Count items that will not be delivered; say so at most once a minute, with the number."""
