@@ -71,6 +71,15 @@ def test_a_span_that_can_t_be_finished_goes_out_without_its_content(attributes):
     assert guard.counts() == {"delivery: preparing a span: TypeError": 1}
 
 
+def test_what_a_hook_has_put_there_becomes_plain_data():
+    """A backend can write all content as JSON, and the queues can weigh it."""
+    odd = span(inputs={"ids": {7}, "by": b"123"}, outputs=[object()], attributes={"of": (1, 2.5)})
+    Finisher(4, Guard(), REDACT)(odd)
+    assert (odd.inputs, odd.outputs) == ({"ids": [7], "by": "<3 b… [5 more characters]"}, ["<bui… [13 more characters]"])
+    assert odd.attributes == {"of": [1, 2.5]}
+    assert json.loads(json.dumps(odd.to_dict()))["inputs"] == odd.inputs
+
+
 @pytest.mark.parametrize(("name", "shown"), [(5, "<builtins.int>"), (None, "<builtins.NoneType>")])
 def test_a_name_is_text(name, shown):
     """Also where the program gave something else as one."""
