@@ -63,22 +63,12 @@ class Finisher:
             if shield.failed:
                 _empty(span)
                 span.name, span.user_id, span.convo_id = span.kind, None, None
-        call, text = self._guard.call, self._whole.text
-        if not call("delivery: preparing a span", self._clean, span):
+        if not self._guard.call("delivery: preparing a span", self._clean, span):
             _empty(span)
-        if not isinstance(span.name, str):  # what the program gave as one
-            span.name = name_of(span.name)
-        elif not self._cut.are_clean((span.name,)):
-            span.name = call("delivery: preparing a span's name", self._cut.text, span.name) or span.kind
-        if span.event_id != self._event_id:  # one for all spans of a trace, and as a rule of ours
-            if span.event_id != uuid_of(span.trace_id):
-                span.event_id = call("delivery: preparing event_id", text, span.event_id) or ""
-            self._event_id = span.event_id
-        words = (span.user_id, span.convo_id, span.model, span.response_model, span.provider, span.finish_reason)
-        if not self._whole.are_clean(words):
-            for field, word in zip(_WORDS, words, strict=True):
-                if word is not None:
-                    setattr(span, field, call(f"delivery: preparing {field}", text, word))
+        if not self._guard.call("delivery: preparing a span's ids and name", self._clean_words, span):
+            span.name, span.event_id = span.kind, ""
+            for field in _WORDS:
+                setattr(span, field, None)
 
     def _clean(self, span: Span) -> bool:
         text, value = self._cut.text, self._cut.value
@@ -94,6 +84,23 @@ class Finisher:
                 None if message is None else text(message),
                 None if trace is None else text(trace),
             )
+        return True
+
+    def _clean_words(self, span: Span) -> bool:
+        call, text = self._guard.call, self._whole.text
+        if not issubclass(type(span.name), str):  # what the program gave as one
+            span.name = name_of(span.name)
+        elif not self._cut.are_clean((span.name,)):
+            span.name = call("delivery: preparing a span's name", self._cut.text, span.name) or span.kind
+        if span.event_id != self._event_id:  # one for all spans of a trace, and as a rule of ours
+            if span.event_id != uuid_of(span.trace_id):
+                span.event_id = call("delivery: preparing event_id", text, span.event_id) or ""
+            self._event_id = span.event_id
+        words = (span.user_id, span.convo_id, span.model, span.response_model, span.provider, span.finish_reason)
+        if not self._whole.are_clean(words):
+            for field, word in zip(_WORDS, words, strict=True):
+                if word is not None:
+                    setattr(span, field, call(f"delivery: preparing {field}", text, word))
         return True
 
     def _identity(self, item: Identity) -> Identity:

@@ -22,8 +22,6 @@ MAX_REMEMBERED_CHARS = 2_000_000  # of all of them
 MAX_TEXT_CHARS = 20_000  # of one
 MAX_NAME_CHARS = 100
 
-_NO_CHANGES: dict[Any, Any] = {}
-
 
 class Redactor:
     """Puts `[redacted]` in place of secrets: of what looks like one, and of the values of fields that name one.
@@ -85,16 +83,17 @@ class Redactor:
             return trim(value, self._max_chars)
         return self.value(snapshot(value))  # what a plugin has put there
 
-    def _changes(self, items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    def _changes(self, items: Iterable[tuple[Any, Any]]) -> dict[Any, Any] | None:
         """What has to be different in a container, by its place. Most content is texts, which cost no call."""
-        clean, changes = self._clean, _NO_CHANGES
+        clean, changes = self._clean, None
         for place, item in items:
             kind = type(item)
             if (kind is str and item in clean) or item is None or kind is bool:
                 continue
             changed = self.value(item)
             if changed is not item:
-                changes = {**changes, place: changed}
+                changes = {} if changes is None else changes
+                changes[place] = changed
         return changes
 
     def _list(self, value: list[Any]) -> list[Any]:

@@ -176,7 +176,7 @@ def _end_of(name: str) -> None:
 
 
 def test_counts_are_right_at_any_moment():
-    """What moves from the program's queue to a backend's while someone asks is counted once, not twice or not at all."""
+    """What moves from the program's queue to a backend's while someone asks is counted once."""
     tracer = tracer_of(Memory(), delivery={"interval_s": 0.001, "queue_spans": 50})
     for made in range(1, 2_001):
         tracer.identify(f"{made}")

@@ -71,11 +71,33 @@ def test_a_span_that_can_t_be_finished_goes_out_without_its_content(attributes):
     assert guard.counts() == {"delivery: preparing a span: TypeError": 1}
 
 
+class Hostile(str):
+    """A text that can't be looked up."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("field", ["user_id", "convo_id", "model", "finish_reason", "event_id", "name"])
+@pytest.mark.parametrize("value", [Hostile("u1"), ["u1"]], ids=["hostile", "a list"])
+def test_a_word_that_is_no_plain_text_ends_nothing(field, value):
+    """A plugin's hook may have put it there. The span goes out with its content; at most it lacks its words."""
+    odd = span(inputs={"q": "why"}, **{field: value})
+    Finisher(10, Guard(), REDACT)(odd)
+    assert odd.inputs == {"q": "why"}
+    assert json.loads(json.dumps(odd.to_dict()))[field] in (None, "", "u1", "custom", "<builtins.list>")
+
+
 def test_what_a_hook_has_put_there_becomes_plain_data():
     """A backend can write all content as JSON, and the queues can weigh it."""
     odd = span(inputs={"ids": {7}, "by": b"123"}, outputs=[object()], attributes={"of": (1, 2.5)})
     Finisher(4, Guard(), REDACT)(odd)
-    assert (odd.inputs, odd.outputs) == ({"ids": [7], "by": "<3 b… [5 more characters]"}, ["<bui… [13 more characters]"])
+    assert (odd.inputs, odd.outputs) == (
+        {"ids": [7], "by": "<3 b… [5 more characters]"},
+        ["<bui… [13 more characters]"],
+    )
     assert odd.attributes == {"of": [1, 2.5]}
     assert json.loads(json.dumps(odd.to_dict()))["inputs"] == odd.inputs
 
