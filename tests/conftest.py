@@ -11,13 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dspy
 import hypothesis
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from spanhook import Tracer, dspy_compat
-from spanhook.active import SETTING
+_dspy_cache = tempfile.TemporaryDirectory(
+    prefix="spanhook-dspy-cache-"
+)  # else earlier runs answer for the tests' models
+os.environ["DSPY_CACHEDIR"] = _dspy_cache.name
+
+import dspy  # noqa: E402 - it opens its cache when it is imported
+
+from spanhook import Tracer, dspy_compat  # noqa: E402 - they import it
+from spanhook.active import SETTING  # noqa: E402
 
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / f"spanhook-hypothesis-{getpass.getuser()}")
 hypothesis.settings.register_profile(

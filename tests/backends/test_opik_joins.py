@@ -6,8 +6,11 @@ import os
 from collections.abc import Iterator
 
 import dspy
-import opik
 import pytest
+
+pytest.importorskip("opik")
+
+import opik
 from opik import opik_context
 from opik_case import PROJECT, OpikCase, opik_case, options
 

@@ -14,9 +14,12 @@ from contextlib import suppress
 from typing import Any
 
 import dspy
-import opik
 import pytest
 from dspy.utils import DummyLM
+
+pytest.importorskip("opik")
+
+import opik
 from opik.integrations.dspy.callback import OpikCallback as TheirCallback
 from opik_case import options
 from opik_server import OpikServer, Trace
