@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from spanhook.coroutines import Coroutines, Lent
 from spanhook.dspy_compat import TELLS_OF_EXITS, BaseCallback
 from spanhook.evaluations import Examples, as_score
 from spanhook.guard import Guard, guarded_end, guarded_start
+from spanhook.processes import Lock
 from spanhook.recorder import Recorder
 from spanhook.span import Span
 
@@ -46,6 +48,8 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         self.guard = guard
         self.setting = f"{SETTING}{next(_numbers)}"
         self._open: dict[str, OpenSpan] = {}
+        self._own_running: Counter[int] = Counter()  # by `processes.forks`
+        self._counting = Lock()
         self._coroutines = Coroutines(self.setting, guard, self.on_module_end)
         self._closed = False
         global _sources
@@ -78,14 +82,20 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         """End what is over without anybody having said so."""
         self._coroutines.sweep()
 
+    def count_own(self, opened: OpenSpan, change: int) -> None:
+        """Note that a span of the program's own has begun (1) or ended (-1)."""
+        if opened.trace.recorded:
+            with self._counting.here:
+                self._own_running[opened.forks] += change
+
     def close(self) -> int:
-        """Take no further events; returns how many calls were still running."""
+        """Take no further events; returns how many calls, and spans of the program's own, were still running."""
         self._closed = True
         for opened in list(self._open.values()):
             if opened.examples is not None and opened.forks == processes.forks:
                 opened.examples.release("the tracer was shut down before the evaluation ended")
         running = (opened for opened in list(self._open.values()) if opened.forks == processes.forks)
-        return sum(opened.trace.recorded or opened.is_kept for opened in running)
+        return sum(opened.trace.recorded or opened.is_kept for opened in running) + self._own_running[processes.forks]
 
     def _begin(self, call_id: str, instance: Any, inputs: dict[str, Any], open_span: dspy_calls.Opener) -> None:
         """Any call begins."""

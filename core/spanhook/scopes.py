@@ -36,11 +36,13 @@ class _Scope:
             opened = open_span(self._source.innermost())
             opened.activate(self._source.setting, dspy_compat.active_call_id())
             self._opened = opened
+            self._source.count_own(opened, 1)
         return self._opened.span if self._opened is not None else None
 
     def _stop(self, outputs: Any, exception: BaseException | None, *, inputs: Any = None) -> None:
         opened, self._opened = self._opened, None
         if opened is not None:
+            self._source.count_own(opened, -1)
             with self._guard("tracer: end of a span"):
                 self._recorder.end(opened, outputs, exception, inputs=inputs)
 

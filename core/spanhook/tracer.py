@@ -216,7 +216,7 @@ class Tracer:
         )
         lost = [f"backend {name}: {what}" for name, stats in self.stats().backends.items() if (what := stats.lost())]
         if open_spans:
-            lost.append(f"{open_spans} spans of calls that were still running")
+            lost.append(f"{open_spans} spans that were still running")
         if lost:
             warn("not delivered: %s", "; ".join(lost))
         return delivered

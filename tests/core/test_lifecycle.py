@@ -45,6 +45,19 @@ def test_shutdown_in_the_middle_of_a_call_leaves_nothing_in_dspy() -> None:
     assert len(server.answered) == 1
 
 
+def test_what_still_runs_at_shutdown_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Calls, interactions and spans of the program's own; not what has ended, and not what is left out by chance."""
+    unsampled = tracer_of(Memory(), tracing={"sample_rate": 0.0})
+    tracer = tracer_of(Memory())
+    with tracer.span("ended"):
+        pass
+    with tracer.interaction(), tracer.span("open"), unsampled.span("left out"):
+        assert unsampled.shutdown()
+        assert caplog.messages == []
+        assert tracer.shutdown()
+        assert caplog.messages == ["not delivered: 2 spans that were still running"]
+
+
 def test_a_context_that_outlives_its_interaction_adds_nothing_to_it() -> None:
     """A thread that runs on in a copied context: its calls are traced, and the ended span stays as it was delivered."""
     memory = Memory()
