@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 import pytest
 
+from exact import RELEASE
 from lm_server import LMServer, Reply, Tokens
 from programs import Answerer, FanOut
 
@@ -271,7 +272,7 @@ def test_a_cached_call_and_a_failed_one_have_no_tokens(receiver: Any) -> None:
         question = f"a new one: {uuid.uuid4()}"
         Answerer()(question=question)
         Answerer()(question=question)
-        lm.script([Reply(status=400)])
+        lm.script([Reply(status=400)] * 2)  # DSPy 3.0 asks again, with another adapter
         with pytest.raises(Exception, match=""):  # noqa: PT011 - whatever the engine makes of it
             Answerer()(question="fails")
     calls = sorted((span for span in receiver.spans if span.name == "LM"), key=lambda span: span.start_ns)
@@ -424,10 +425,8 @@ def test_messages_of_every_kind(receiver: Any) -> None:
         "3.message.content": "a cat",
     }
     (answer,) = json.loads(call.attributes["gen_ai.output.messages"])
-    assert answer["parts"] == [
-        {"type": "reasoning", "content": "It has ears."},
-        {"type": "text", "content": "A cat."},
-    ]
+    thought = [{"type": "reasoning", "content": "It has ears."}] if RELEASE >= (3, 1) else []  # 3.0 drops it
+    assert answer["parts"] == [*thought, {"type": "text", "content": "A cat."}]
 
 
 def test_one_convention_alone(receiver: Any) -> None:

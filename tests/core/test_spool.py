@@ -358,7 +358,8 @@ def test_a_forked_child_has_a_file_of_its_own(folder):
     if child == 0:
         try:
             spans(tracer, "child")
-            tracer.shutdown(2.0)  # a forked copy of a large process is slow at first
+            wait_for(lambda: tracer.stats().backends["a"].spooled)  # a forked copy of a large process is slow at first
+            tracer.shutdown(0.5)
         finally:
             os._exit(len(files(folder)))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
