@@ -19,6 +19,7 @@ _dspy_cache = tempfile.TemporaryDirectory(
     prefix="spanhook-dspy-cache-"
 )  # else earlier runs answer for the tests' models
 os.environ["DSPY_CACHEDIR"] = _dspy_cache.name
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network when it is imported
 
 import dspy  # noqa: E402 - it opens its cache when it is imported
 

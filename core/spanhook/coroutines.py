@@ -51,6 +51,19 @@ class _Call:
         return self.frame.f_lasti != self.unstarted
 
     @property
+    def is_past(self) -> bool:
+        """Whether the coroutine is over, and perhaps gone."""
+        coroutine = self.coroutine()
+        return coroutine is None or coroutine.cr_frame is None
+
+    def is_inside(self, other: _Call) -> bool:
+        """Whether this call was made by what another one called."""
+        above = self.opened.parent
+        while above is not None and above is not other.opened:
+            above = above.parent
+        return above is not None
+
+    @property
     def returned(self) -> bool:
         """Whether the frame has left by its `return`, once the coroutine is over."""
         code = self.frame.f_code
@@ -150,8 +163,7 @@ class Coroutines:
     def sweep(self) -> None:
         """End the calls whose coroutines are over though something keeps these: a variable, or DSPy before 3.3."""
         for call in reversed(list(self.calls.values())):  # inner ones first
-            coroutine = call.coroutine()
-            if coroutine is not None and coroutine.cr_frame is None and not call.has_own_task:
+            if call.coroutine() is not None and call.is_past and not call.has_own_task:
                 call.opened.span.attributes["late_end"] = True
                 self._is_over(call.call_id)
 
@@ -198,6 +210,9 @@ class Coroutines:
         call = self.calls.pop(call_id, None)
         if call is None:
             return
+        for inner in reversed(list(self.calls.values())):  # the garbage collector may tell of the outer one first
+            if inner.is_past and not inner.has_own_task and inner.is_inside(call):
+                self._is_over(inner.call_id)
         if not call.is_started:
             call.opened.span.attributes["never_awaited"] = True
         elif exception is None and not call.returned:
