@@ -132,8 +132,11 @@ class Coroutines:
         """A task was made of the coroutine, and of nothing else: it knows the result, and its context is the call's."""
         call.has_own_task, call.runs_in_maker = True, False
         task.add_done_callback(lambda task: self._guard.call("tracer: end of a task", self._is_done, call, task))
-        if sys.version_info >= (3, 12):
-            task.get_context().run(dspy_compat.Overrides, **{self._own: call.call_id})
+        own = {self._own: call.call_id}
+        if task is _current_task():
+            dspy_compat.Overrides(**own)  # nobody can enter its context once more
+        elif sys.version_info >= (3, 12):
+            task.get_context().run(dspy_compat.Overrides, **own)
 
     def innermost(self, known: OpenSpan | None) -> OpenSpan | None:
         """The innermost span here, where `known` is the one without regard to coroutines."""

@@ -153,6 +153,12 @@ def test_a_call_with_a_task_of_its_own_has_its_result(spans: list[Span], program
     assert spanhook.event_id_of(prediction) == root.event_id
 
 
+def test_a_call_with_a_task_of_its_own_is_one_trace(spans: list[Span]) -> None:
+    """Its first call is the one by which the task is known, while its context can't be entered again."""
+    asyncio.run(Asker()(question="Why?"))
+    assert tree(spans) == ["Asker", "  Predict", "    LM"]
+
+
 def test_calls_side_by_side_keep_apart(spans: list[Span], server: LMServer) -> None:
     """Eight coroutines of one module in `asyncio.gather`, and a plain call beside them: each has its own LM call."""
     program = Asker()
