@@ -156,6 +156,17 @@ def test_a_server_that_says_when_is_asked_then_if_there_is_time():
     assert len(away.spans) == 1
 
 
+@pytest.mark.parametrize("after_s", [None, 0.05])
+def test_an_exit_asks_a_server_that_is_away_hardly_more_than_once(after_s):
+    """Also one that says when: an exit grants that once, so that the process ends long before its timeout."""
+    away = Away(after_s)
+    tracer = tracer_of(away, delivery={"exit_timeout_s": 600})
+    one_span(tracer)
+    tracer._at_exit()
+    assert len(away.offered) <= 2
+    assert counts(tracer) == BackendStats(accepted=1, dropped={"not_reachable": 1})
+
+
 @pytest.mark.parametrize("hook", ["identify", "track_signal"])
 def test_identities_and_signals_come_again_too(hook, monkeypatch):
     """With the same arguments."""

@@ -191,6 +191,7 @@ class Worker:
             arguments = ([entry.item for entry in batch],)
         elif isinstance(first, Identity):
             arguments = (first.user_id, first.traits)
+        was_asked = False
         while not self._gave_up:
             last = self._last
             pause = self._offer(hook, len(batch), *arguments)
@@ -199,7 +200,8 @@ class Worker:
                 return
             if last is None:
                 self._closing.wait(pause.seconds)
-            elif (pause_s := _last_pause_s(pause, last)) is not None:
+            elif (pause_s := _last_pause_s(pause, last, was_asked=was_asked)) is not None:
+                was_asked = pause.is_asked
                 time.sleep(pause_s)
             else:
                 self._give_up()
@@ -267,9 +269,15 @@ def _hook_of(entry: Entry) -> str:
     return "emit" if isinstance(item, Span) else "identify" if isinstance(item, Identity) else "track_signal"
 
 
-def _last_pause_s(pause: Pause, last: Barrier) -> float | None:
-    """How long to wait for another attempt while the tracer closes; None if there is to be none."""
-    if pause.is_asked:
+def _last_pause_s(pause: Pause, last: Barrier, *, was_asked: bool) -> float | None:
+    """How long to wait for another attempt while the tracer closes; None if there is to be none.
+
+    Args:
+        pause: after the last attempt.
+        last: what closes the worker.
+        was_asked: whether the backend had asked for the attempt before, too: an exit grants that once.
+    """
+    if pause.is_asked and (last.patient or not was_asked):
         return pause.seconds if pause.seconds < last.remaining_s() else None
     pause_s = min(pause.seconds, LAST_PAUSE_S)
     return pause_s if last.patient and pause_s + CLOSING_S < last.remaining_s() else None
