@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -167,7 +168,7 @@ def test_what_passes_is_tried_again_over_grpc(code: str, trailing: Any, after_s:
             Reply(500, body=Status(code=13, message="disk full").SerializeToString()),
             "500 Internal Server Error: disk full",
         ),
-        (Reply(422, JSON, b'{"detail": "bad spans"}'), "422 Unprocessable Entity: bad spans"),
+        (Reply(422, JSON, b'{"detail": "bad spans"}'), f"422 {HTTPStatus(422).phrase}: bad spans"),
         (Reply(499, JSON, b"["), "answered 499"),
         (Reply(200, {"Content-Type": "text/html"}, b"<html>"), "an answer of type text/html that is none of OTLP's"),
         (Reply(200, body=b"hello"), "an answer of type application/x-protobuf that is none of OTLP's"),
