@@ -49,10 +49,12 @@ class Retries:
 
     Attributes:
         trouble: why Raindrop can't be reached; empty if it can. On any thread.
+        is_exit: whether the interpreter exits: then nothing is repeated here.
     """
 
     def __init__(self) -> None:
         self.trouble = ""
+        self.is_exit = False
         self._closing = threading.Event()
 
     def run(self, attempt: Callable[[], Attempt]) -> Attempt:
@@ -60,10 +62,13 @@ class Retries:
 
         Raises:
             NotDelivered: it was closed before Raindrop could be reached.
+            RetryLater: the interpreter exits, and Raindrop can't be reached.
         """
         pause_s = FIRST_PAUSE_S
         while (made := attempt()).outcome == "unreachable":
             self.trouble = made.reason
+            if self.is_exit:
+                raise RetryLater(made.reason)
             if self._closing.wait(pause_s):
                 raise NotDelivered(f"not reachable: {made.reason}", is_final=True)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -94,6 +99,7 @@ class Outlasting:
             try:
                 thread.start()
             except RuntimeError:  # the interpreter exits and lets nobody start a thread
+                self._retries.is_exit = True
                 self._work.run()
         while not self._work.done.wait(LOOK_EVERY_S):
             if self._retries.trouble:
