@@ -8,7 +8,7 @@ import orjson
 
 
 def as_json(value: Any) -> str:
-    """Compact JSON, in the characters that people read; ten times faster than the standard library's.
+    """Compact JSON, in the characters that people read; three times faster than pydantic's, the next one.
 
     NaN and infinities become null; in a finished span there are none.
 
