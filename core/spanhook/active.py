@@ -1,24 +1,23 @@
-"""Spans that are running: the state of a trace, a span that is open, and which one is the innermost here."""
+"""Spans that are running: one that is open, and which one is the innermost here."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spanhook import dspy_compat, processes
-from spanhook.budgets import Ledger
-from spanhook.evaluations import Examples
-from spanhook.ids import SPAN_BITS, TRACE_BITS, is_sampled, random_bits, span_id_of, trace_id_from, trace_id_of, uuid_of
+from spanhook.ids import SPAN_BITS, random_bits, span_id_of
 from spanhook.lm_record import LMRecord
 from spanhook.processes import Lock
+from spanhook.rare import Rare
 from spanhook.span import Call, Kind, RemoteParent, Span, SpanError
 from spanhook.totals import Part
+from spanhook.trace import Trace
 
 if TYPE_CHECKING:
     from spanhook.compilations import Compilation
+    from spanhook.evaluations import Examples
 
 REMOTE = "spanhook_remote"  # the setting in which an `Attached` stands
 SETTING = "spanhook_span_"  # and the tracer's number: two tracers in one process know nothing of each other's spans
@@ -29,83 +28,6 @@ Describe = Callable[["OpenSpan"], None]
 
 NO_ARGUMENTS: Mapping[str, Any] = {}
 _making = Lock()
-
-
-@dataclass(slots=True, eq=False)
-class Trace:
-    """What all spans of one trace share. Its ids are written out when someone reads them."""
-
-    # One pair of clock readings for the trace: its spans stay in order whatever is done to the wall clock.
-    unix_ns: int
-    monotonic_ns: int
-    bits: int  # random ones, of its id
-    sampled: bool = True
-    user_id: str | None = None
-    convo_id: str | None = None
-    remote: RemoteParent | None = None  # the caller, of a trace that began elsewhere
-    # By which it was chosen; None where a caller chose and doesn't say.
-    sample_rate: float | None = None
-    recorded: bool = True  # False: nothing of it can go out
-    local_root_bits: int | None = None  # of the id of its first span in this process
-    ledgers: tuple[Ledger, ...] = ()  # of the interactions around, the outer ones first
-    counted: bool = False  # whether tokens and cost are counted where it is not sampled
-    known_trace_id: str | None = None
-    known_event_id: str | None = None
-    known_local_root_id: str | None = None
-
-    @classmethod
-    def begin(
-        cls,
-        sample_rate: float,
-        event_id: str | None = None,
-        user_id: str | None = None,
-        convo_id: str | None = None,
-        remote: RemoteParent | None = None,
-    ) -> Trace:
-        """A new trace, or the caller's. A new one's id is the program's event id when that is a UUIDv7."""
-        trace = cls(time.time_ns(), time.perf_counter_ns(), random_bits(TRACE_BITS))
-        if remote is not None:
-            # Without an id of the caller's, each local root has its own: several may share one remote trace.
-            trace.known_event_id = event_id or remote.event_id or trace.event_id
-            trace.known_trace_id, trace.sampled = remote.trace_id, remote.sampled
-            trace.user_id, trace.convo_id = user_id or remote.user_id, convo_id or remote.convo_id
-            trace.remote, trace.sample_rate = remote, remote.sample_rate
-            return trace
-        trace.sample_rate = sample_rate
-        if event_id is not None or user_id is not None or convo_id is not None:
-            trace.user_id, trace.convo_id = user_id, convo_id
-            trace.known_event_id, trace.known_trace_id = event_id, event_id and trace_id_from(event_id)
-        if sample_rate < 1.0:
-            trace.sampled = is_sampled(trace.trace_id, sample_rate)
-        return trace
-
-    def within(self, event_id: str | None, user_id: str | None, convo_id: str | None) -> Trace:
-        """The same trace for an interaction inside of it, with what that knows better."""
-        inner = copy.copy(self)
-        inner.known_event_id = event_id or self.event_id
-        inner.user_id, inner.convo_id = user_id or self.user_id, convo_id or self.convo_id
-        return inner
-
-    @property
-    def trace_id(self) -> str:
-        """32 hex digits, a UUIDv7 unless it began elsewhere."""
-        if self.known_trace_id is None:
-            self.known_trace_id = trace_id_of(self.unix_ns, self.bits)
-        return self.known_trace_id
-
-    @property
-    def event_id(self) -> str:
-        """The trace id as a UUID unless the caller chose one."""
-        if self.known_event_id is None:
-            self.known_event_id = uuid_of(self.trace_id)
-        return self.known_event_id
-
-    @property
-    def local_root_id(self) -> str | None:
-        """The span id of its first span in this process."""
-        if self.known_local_root_id is None and self.local_root_bits is not None:
-            self.known_local_root_id = span_id_of(self.local_root_bits)
-        return self.known_local_root_id
 
 
 class Attached:
@@ -134,11 +56,22 @@ class OpenSpan:
     """
 
     __slots__ = (
-        "_span", "arguments", "attributes", "below", "bits", "compilation", "describe", "dspy_call_id",
-        "ended_ns", "error", "example_of", "examples", "forks", "handled", "inputs", "inputs_of", "instance",
-        "is_asked", "is_complete", "is_kept", "kind", "live_call", "model", "name", "noted", "outputs", "outputs_of",
-        "overrides", "parent", "part", "prompt", "provider", "record", "setting", "started_ns", "trace",
+        "_span", "arguments", "attributes", "below", "bits", "describe", "ended_ns", "error", "forks", "inputs",
+        "instance", "is_complete", "kind", "live_call", "model", "name", "noted", "outputs", "parent", "part", "prompt",
+        "provider", "rare", "record", "started_ns", "trace",
     )  # fmt: skip
+
+    is_asked: Rare[bool] = Rare(False)  # whether all extractors were
+    is_kept: Rare[bool] = Rare(False)  # whether it goes out though its trace, as it is below it, does not
+    dspy_call_id: Rare[str | None] = Rare(None)  # DSPy's active call when this became the innermost span
+    handled: Rare[int] = Rare(0)  # the id() of the exception that was being handled when the call began
+    setting: Rare[str] = Rare("")  # of DSPy's, in which this span stands while it is the innermost
+    overrides: Rare[dspy_compat.Overrides | None] = Rare(None)
+    inputs_of: Rare[bool | None] = Rare(None)  # of an interaction: whether its inputs are a DSPy call's
+    outputs_of: Rare[bool | None] = Rare(None)
+    examples: Rare[Examples | None] = Rare(None)  # of an evaluation
+    example_of: Rare[Examples | None] = Rare(None)  # the evaluation of which this may be an example
+    compilation: Rare[Compilation | None] = Rare(None)
 
     def __init__(
         self,
@@ -158,6 +91,9 @@ class OpenSpan:
         self.arguments = arguments  # live
         self.trace = trace
         self.parent = parent
+        self.attributes = attributes
+        self.describe = describe
+        self.noted = noted  # for it
         self.forks = processes.forks  # of the process in which it began
         self.bits = random_bits(SPAN_BITS)  # of its id
         self.below: list[Part] | None = None  # sums of the spans directly under this one
@@ -166,26 +102,13 @@ class OpenSpan:
         self.error: SpanError | None = None
         self.model: str | None = None
         self.provider: str | None = None
-        self.attributes = attributes
-        self.describe = describe
-        self.noted = noted  # for it
         self.record: LMRecord | None = None
         self.prompt: tuple[Any, Any] | None = None  # what an adapter wrote last in it, and the copy
         self.part: Part | None = None  # what the parent counts of this one
-        self.is_asked = False  # whether all extractors were
         self.is_complete = False  # whether `span` has all that will be known
-        self.is_kept = False  # whether it goes out though its trace, as it is below it, does not
-        self.dspy_call_id: str | None = None  # DSPy's active call when this became the innermost span
-        self.handled = 0  # the id() of the exception that was being handled when the call began
-        self.setting = ""  # of DSPy's, in which this span stands while it is the innermost
-        self.overrides: dspy_compat.Overrides | None = None
-        self.inputs_of: bool | None = None  # of an interaction: whether its inputs are a DSPy call's
-        self.outputs_of: bool | None = None
-        self.examples: Examples | None = None  # of an evaluation
-        self.example_of: Examples | None = None  # the evaluation of which this may be an example
-        self.compilation: Compilation | None = None
-        self._span: Span | None = None
+        self.rare: dict[str, Any] | None = None
         self.live_call: Call | None = None
+        self._span: Span | None = None
         self.ended_ns: int | None = None  # monotonic; None while it runs
         self.started_ns = time.perf_counter_ns()  # monotonic
 

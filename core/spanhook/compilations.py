@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from spanhook.active import OpenSpan, Trace
+from spanhook.active import OpenSpan
+from spanhook.trace import Trace
 
 if TYPE_CHECKING:
     from spanhook.config import CompileMode

@@ -7,12 +7,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from spanhook import budgets, compilations, dspy_compat, processes
-from spanhook.active import OpenSpan, Trace
+from spanhook.active import OpenSpan
 from spanhook.dspy_compat import CARRIES_CALL_ID, MAY_MISTAKE_LMS
 from spanhook.evaluations import Examples
 from spanhook.lm_record import LMRecord
 from spanhook.prompt_version import prompt_version
 from spanhook.span import Kind
+from spanhook.trace import Trace
 
 if TYPE_CHECKING:
     from spanhook.dspy_source import DSPySource
@@ -49,11 +50,18 @@ def open_module(
     if parent is not None and (member := dspy_compat.member_name(parent.instance, instance)):
         attributes["dspy.member"] = member
     opened = source.recorder.start("module", type(instance).__name__, instance, arguments, parent, None, attributes)
-    if parent is not None and parent.examples is not None and parent.forks == processes.forks:
-        opened.example_of = parent.examples.of(instance)
+    opened.below = []  # as it calls an LM, most likely; made later, it would take a lock
+    if parent is not None and parent.rare is not None:
+        _join_examples(opened, parent)
     if held.get("callbacks") or not CARRIES_CALL_ID:
         _activate(source, opened, call_id)
     return opened
+
+
+def _join_examples(opened: OpenSpan, parent: OpenSpan) -> None:
+    """Note that this may be an example of the evaluation around it."""
+    if parent.examples is not None and parent.forks == processes.forks:
+        opened.example_of = parent.examples.of(opened.instance)
 
 
 def open_lm(
@@ -62,10 +70,10 @@ def open_lm(
     """A language model's call; from here on DSPy's own record of it is ours to read."""
     if parent is not None and parent.trace.ledgers:
         budgets.check(parent.trace.ledgers)
-    arguments, held = _arguments(inputs), dspy_compat.own(instance)
-    parameters = dspy_compat.lm_parameters(held.get("kwargs"), arguments)
-    model = held.get("model")
-    opened = source.recorder.start("lm", "", instance, arguments, parent, None, parameters, _describe_lm, model)
+    held = dspy_compat.own(instance)
+    defaults = held.get("kwargs")
+    noted = held.get("model"), defaults.copy() if type(defaults) is dict else None
+    opened = source.recorder.start("lm", "", instance, inputs, parent, None, None, _describe_lm, noted)
     if opened.trace.recorded or opened.trace.counted:
         opened.record = LMRecord()
     return opened
@@ -73,11 +81,15 @@ def open_lm(
 
 def _describe_lm(opened: OpenSpan) -> None:
     opened.name = type(opened.instance).__name__
-    if isinstance(opened.noted, str):
-        opened.model, opened.provider = opened.noted, dspy_compat.lm_provider(opened.instance, opened.noted)
-    opened.arguments = _asked(opened.arguments)
+    model, defaults = opened.noted
+    if isinstance(model, str):
+        opened.model, opened.provider = model, dspy_compat.lm_provider(opened.instance, model)
+    arguments = _arguments(opened.arguments if opened.inputs is None else opened.inputs)
+    parameters = dspy_compat.lm_parameters(defaults, arguments)
+    opened.attributes = {**parameters, **opened.attributes} if opened.attributes else parameters
+    opened.arguments = _asked(_arguments(opened.arguments))
     if opened.inputs is not None:
-        opened.inputs = _asked(opened.inputs)
+        opened.inputs = _asked(arguments)
 
 
 def _asked(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -148,7 +160,7 @@ def open_compilation(
 ) -> OpenSpan | None:
     """An optimizer compiles a program."""
     mode, arguments = source.recorder.compile_mode, _counted(_arguments(inputs))
-    trace = compilations.trace_for(mode, parent, source.recorder.begin_trace)
+    trace = compilations.trace_for(mode, parent, source.recorder.traces.begin)
     opened = _open_parent(source, "compile", call_id, instance, arguments, parent, None, trace)
     compilations.mark(mode, opened)
     return opened

@@ -25,6 +25,9 @@ DSPY_VERSION: str = dspy.__version__
 SIGNATURE: type = type(dspy.Signature)
 """The type of signature classes."""
 
+PREDICTION: type = dspy.Prediction
+"""What a DSPy program returns."""
+
 # From 3.3 on dspy.Parallel and Evaluate carry the active call's id into their threads. Older releases carry only
 # DSPy's setting overrides, so there each call that may have children leaves itself in the overrides.
 CARRIES_CALL_ID = find_spec("dspy.utils.callback_context") is not None
@@ -242,11 +245,12 @@ def member_name(owner: Any, module: Any) -> str | None:
     return None
 
 
-def _fields(value: Any) -> dict[str, Any]:
+def fields_of(value: Any) -> dict[str, Any]:
+    """The fields of one of DSPy's own records, in a new dict."""
     return dict(value.items())
 
 
-FIELDS: Mapping[type, Callable[[Any], dict[str, Any]]] = {dspy.Prediction: _fields, dspy.Example: _fields}
+FIELDS: Mapping[type, Callable[[Any], dict[str, Any]]] = {PREDICTION: fields_of, dspy.Example: fields_of}
 """How to read DSPy's own records, for a snapshot."""
 
 
@@ -255,12 +259,12 @@ def plain_form(value: Any) -> Any:
     kind = type(value)
     if issubclass(kind, type):
         return signature_text(value)
-    return _fields(value) if issubclass(kind, dspy.Example) else None
+    return fields_of(value) if issubclass(kind, dspy.Example) else None
 
 
 def is_prediction(value: Any) -> bool:
     """Whether `value` is what a DSPy program returns."""
-    return issubclass(type(value), dspy.Prediction)  # isinstance would ask the program's object for its class
+    return issubclass(type(value), PREDICTION)  # isinstance would ask the program's object for its class
 
 
 def is_module(value: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spanhook import dspy_calls, dspy_compat, processes
 from spanhook.active import SETTING, OpenSpan, inner
 from spanhook.coroutines import Coroutines, Lent
-from spanhook.dspy_compat import TELLS_OF_EXITS, BaseCallback
+from spanhook.dspy_compat import TELLS_OF_EXITS, BaseCallback, active_call_id, overrides
 from spanhook.evaluations import Examples, as_score
 from spanhook.guard import Guard, guarded_end, guarded_start
 from spanhook.processes import Lock
@@ -47,7 +47,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         self.recorder = recorder
         self.guard = guard
         self.setting = f"{SETTING}{next(_numbers)}"
-        self._open: dict[str, OpenSpan] = {}
+        self._open: dict[str | None, OpenSpan] = {}
         self._own_running: Counter[int] = Counter()  # by `processes.forks`
         self._counting = Lock()
         self._coroutines = Coroutines(self.setting, guard, self.on_module_end)
@@ -71,9 +71,9 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
 
     def innermost(self) -> OpenSpan | None:
         """The span that runs here: the parent of what starts next."""
-        call_id = dspy_compat.active_call_id()
-        here = self._open.get(call_id) if call_id is not None else None
-        own = dspy_compat.overrides().get(self.setting)
+        call_id = active_call_id()
+        here = self._open.get(call_id)
+        own = overrides().get(self.setting)
         if own is not None:
             here = inner(own, here, call_id)
         return self._coroutines.innermost(here) if self._coroutines.calls else here
@@ -102,10 +102,10 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         if self._closed or call_id in self._open:
             return  # it comes twice where a module carries this callback and DSPy's settings do too
         # As in `innermost`, which only few calls need: at every call of DSPy, a call of ours more would count.
-        parent = self._open.get(dspy_compat.active_call_id() or "")
-        if self._coroutines.calls or self.setting in dspy_compat.overrides():
+        parent, settings = self._open.get(active_call_id()), overrides()
+        if self._coroutines.calls or self.setting in settings:
             parent = self.innermost()
-        if parent is None and self._is_lent(instance):
+        if parent is None and isinstance(settings.get("callbacks"), Lent) and not self._is_meant(instance):
             return
         opened = open_span(self, call_id, instance, inputs, parent)
         if opened is not None:
@@ -161,9 +161,9 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         held = dspy_compat.own(instance).get("callbacks")
         return bool(held) and isinstance(held, list) and self in held and self not in dspy_compat.callbacks()
 
-    def _is_lent(self, instance: Any) -> bool:
-        """Whether a call is reported here only for the sake of a wrapped program's coroutine, and is no part of it."""
-        return isinstance(dspy_compat.override("callbacks"), Lent) and self not in getattr(instance, "callbacks", ())
+    def _is_meant(self, instance: Any) -> bool:
+        """Whether a call is reported here for its own sake, and not only for that of a wrapped program's coroutine."""
+        return self in getattr(instance, "callbacks", ())
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """An evaluation is over: now DSPy tells what each example scored."""

@@ -84,12 +84,10 @@ class LMRecord:
         token, self._token = self._token, None
         if token is not None:
             take_back(token)
-        history, self.history = self.history, []
-        for entry in history:
-            copied = dict(entry)
+        for number, entry in enumerate(self.history):
+            self.history[number] = copied = dict(entry)
             if type(usage := copied.get("usage")) is dict:
                 copied["usage"] = usage.copy()
-            self.history.append(copied)
         is_estimated = self._stream is not None and self._close_stream(self._stream)
         if self._tracker is not None:
             self._close_tracker(is_estimated)

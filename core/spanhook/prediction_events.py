@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from spanhook.ids import trace_id_of, uuid_of
 
 if TYPE_CHECKING:
-    from spanhook.active import Trace
+    from spanhook.trace import Trace
 
 
 class _Remembered(weakref.ref[Any]):

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from spanhook import budgets, dspy_compat, facts, processes
-from spanhook.active import NO_ARGUMENTS, REMOTE, Describe, OpenSpan, Trace
-from spanhook.delivery.keeping import RATE, Keeping
+from spanhook.active import NO_ARGUMENTS, Describe, OpenSpan
+from spanhook.beginnings import Beginnings
+from spanhook.delivery.keeping import Keeping
+from spanhook.dspy_compat import PREDICTION, SIGNATURE, fields_of, is_prediction
 from spanhook.guard import Guard
 from spanhook.plugins.span_hooks import Hook, SpanHooks
 from spanhook.prediction_events import remember_event
 from spanhook.processes import Lock
-from spanhook.snapshot import MAX_ITEMS, snapshot
-from spanhook.span import KINDS, Call, Kind, RemoteParent, Span, SpanError
+from spanhook.snapshot import MAX_ITEMS, flat_copy, snapshot
+from spanhook.span import KINDS, Call, Kind, Span, SpanError
 from spanhook.totals import Part, Totals
 from spanhook.tracebacks import span_error
 
 if TYPE_CHECKING:
     from spanhook.config import CompileMode, TracingSettings
     from spanhook.plugins.registration import Plugin
+    from spanhook.trace import Trace
 
 _WITHOUT_PREDICTIONS = frozenset({"lm", "adapter_format", "adapter_parse"})  # that return no program's result
 
@@ -42,52 +44,18 @@ class Recorder:
     ) -> None:
         self._guard = guard
         self._deliver = deliver
-        self._sample_rate = tracing.sample_rate
-        self._keeping = keeping
         self.compile_mode: CompileMode = tracing.compile
         self.content = tracing.capture == "full"
+        self.traces = Beginnings(tracing.sample_rate, plugins, guard, keeping)
         self._hooks = {kind: SpanHooks(kind, plugins) for kind in KINDS}
-        asked = sorted(plugins, key=lambda plugin: plugin.kind == "backend")  # extractors know better
-        self._on_begin = [(f"{p.label}: trace_parent", h) for p in asked if (h := p.hooks.get("trace_parent"))]
+        self._at_start = {kind: hooks.start for kind, hooks in self._hooks.items()}
+        self._at_once = {kind: hooks.at_once for kind, hooks in self._hooks.items()}
         self._completing = Lock()
         self._counting = Lock()  # not the same: what completes a span may run a plugin's code
-        how = (dspy_compat.plain_form,), dspy_compat.FIELDS
-        self._copy: Callable[[Any], Any] = guard.shielded("copying a call's content", snapshot, *how)
-        self._sampled_out = 0
+        place, how = "copying a call's content", ((dspy_compat.plain_form,), dspy_compat.FIELDS)
+        self._copy: Callable[[Any], Any] = guard.shielded(place, snapshot, *how)
+        self._fields_of: Callable[[Any], Any] = guard.shielded(place, fields_of)
         self.listeners: list[Callable[[Span], None]] = []
-
-    @property
-    def sampled_out(self) -> int:
-        """How many traces `sample_rate` has left out, and `keep` has not kept."""
-        return self._sampled_out + (self._keeping.sampled_out if self._keeping is not None else 0)
-
-    def begin_trace(
-        self, event_id: str | None = None, user_id: str | None = None, convo_id: str | None = None
-    ) -> Trace:
-        """A new trace with its share in the sample decided, or the caller's where one is attached."""
-        remote = self._remote_parent() if self._on_begin or REMOTE in dspy_compat.overrides() else None
-        trace = Trace.begin(self._sample_rate, event_id, user_id, convo_id, remote)
-        trace.recorded = trace.sampled or self._keeping is not None
-        if not trace.recorded:
-            with self._counting.here:
-                self._sampled_out += 1
-        return trace
-
-    def _remote_parent(self) -> RemoteParent | None:
-        """The caller that is attached here, and what other tracing systems have open here."""
-        attached = dspy_compat.override(REMOTE)
-        caller: RemoteParent | None = attached.remote if attached is not None else None
-        for place, hook in self._on_begin:
-            found = self._guard.call(place, hook)
-            if isinstance(found, RemoteParent):
-                if caller is None:
-                    return found
-                if caller.trace_id == found.trace_id:  # that span is between the caller and here
-                    return replace(caller, span_id=found.span_id, sampled=found.sampled)
-                return caller
-            if found is not None:
-                self._guard.refuse(place, f"returned {type(found).__name__}, not a spanhook.RemoteParent")
-        return caller
 
     def start(
         self,
@@ -107,29 +75,20 @@ class Recorder:
         the name, and puts into words what was `noted`.
         """
         if trace is None:
-            trace = self.begin_trace() if parent is None else parent.trace
+            trace = self.traces.begin() if parent is None else parent.trace
         opened = OpenSpan(kind, name, instance, arguments, trace, parent, attributes, describe, noted)
         if parent is None:
-            trace.local_root_bits = opened.bits
-            if self._keeping is not None or self._sample_rate < 1.0 or trace.remote is not None:
-                self._begin_share(opened)
+            self.traces.root(opened)
         if not trace.recorded:
             return opened
         if self.content and arguments:
             opened.inputs = self._copy(arguments) if instance is None else self._frozen(arguments, parent)
         if parent is not None and parent.kind == "interaction":
             parent.mirror_start(opened)
-        for place, _, hook in self._hooks[kind].start:
-            self._guard.call(place, hook, opened.span, opened.call)
+        if at_start := self._at_start[kind]:
+            for place, _, hook in at_start:
+                self._guard.call(place, hook, opened.span, opened.call)
         return opened
-
-    def _begin_share(self, opened: OpenSpan) -> None:
-        """Have it known what share of all traces this one stands for."""
-        trace = opened.trace
-        if self._keeping is not None and trace.recorded:
-            self._keeping.begin(opened.span_id, sampled=trace.sampled, rate=trace.sample_rate)
-        elif trace.sample_rate is not None and trace.sample_rate < 1.0:
-            opened.attributes = {**(opened.attributes or {}), RATE: trace.sample_rate}
 
     def _frozen(self, arguments: Mapping[str, Any], parent: OpenSpan | None) -> Any:
         """A call's arguments as they are now, in DSPy's own dict of them or a copy."""
@@ -138,14 +97,16 @@ class Recorder:
         frozen: dict[str, Any] | None = None
         for name, value in arguments.items():
             kind = type(value)
-            if kind is str or value is None or kind is dspy_compat.SIGNATURE:
+            if kind is str or value is None or kind is SIGNATURE:
                 continue
+            # An LM is asked with the messages that an adapter has just written, and that were copied then.
+            if name == "messages" and parent is not None and (written := parent.prompt) is not None:
+                copied = written[1] if written[0] is value and written[1] == value else self._copy(value)
+            elif (copied := flat_copy(value)) is None:
+                copied = self._copy(value)
             if frozen is None:
                 frozen = {**arguments}
-            # An LM is asked with the messages that an adapter has just written, and that were copied then.
-            written = parent.prompt if name == "messages" and parent is not None else None
-            is_known = written is not None and written[0] is value and written[1] == value
-            frozen[name] = written[1] if written is not None and is_known else self._copy(value)
+            frozen[name] = copied
         return arguments if frozen is None else frozen
 
     def end(
@@ -158,52 +119,60 @@ class Recorder:
         """
         if opened.ended_ns is not None:
             return
-        opened.ended_ns = time.perf_counter_ns()
+        opened.ended_ns = perf_counter_ns()
         if opened.record is not None:
             opened.record.close()
-        if opened.overrides is not None:
+        rare = opened.rare
+        if rare is not None:
             opened.deactivate()
         if opened.forks != processes.forks:
             return  # it began before this process was forked: it is the parent's to tell of
-        if opened.kind not in _WITHOUT_PREDICTIONS and dspy_compat.is_prediction(outputs):
-            remember_event(outputs, opened.trace)
-        if not opened.trace.recorded and not opened.is_kept:
-            if opened.trace.counted and (opened.kind == "lm" or opened.below):
+        kind, parent, trace = opened.kind, opened.parent, opened.trace
+        if kind not in _WITHOUT_PREDICTIONS and is_prediction(outputs):
+            remember_event(outputs, trace)
+        if not trace.recorded and (rare is None or not opened.is_kept):
+            if trace.counted and (kind == "lm" or opened.below):
                 self._count_only(opened, outputs, exception)
             return
-        kind, parent = opened.kind, opened.parent
         if self.content:
             if outputs is not None:
-                opened.outputs = self._copy(outputs)
+                fields = self._fields_of(outputs) if type(outputs) is PREDICTION else outputs
+                copied = flat_copy(fields)
+                opened.outputs = copied if copied is not None else self._copy(fields)
             if inputs is not None:
                 opened.inputs = self._copy(inputs)
+        else:
+            opened.put_into_words()  # while that with which it was called is there
         if exception is not None:
             opened.error = span_error(exception, content=self.content)
-        if opened.instance is None:  # a span of the program's own: its attributes are the program's objects
-            span = opened.span
-            span.attributes = self._copy(span.attributes) or {}
-            if self.content and kind != "interaction" and span.inputs is not opened.inputs:
-                opened.inputs = self._copy(span.inputs)
-            self._ask(opened, self._hooks[kind].end, outputs, exception)
-            opened.is_asked = True
-        elif at_once := self._hooks[kind].at_once:
+        if opened.instance is None:
+            self._ask_for_own(opened, outputs, exception)
+        elif at_once := self._at_once[kind]:
             self._ask(opened, at_once, outputs, exception)
         if parent is not None:
-            if parent.kind == "interaction":
-                parent.mirror_end(opened)
-            elif kind == "adapter_format":
+            if kind == "adapter_format":
                 parent.prompt = (outputs, opened.outputs)
+            elif parent.kind == "interaction":
+                parent.mirror_end(opened)
         arguments = opened.arguments
         opened.arguments, opened.live_call = NO_ARGUMENTS, None  # the program's own objects
-        if kind == "lm" or (opened.below and (parent is not None or opened.trace.ledgers)):
+        if kind == "lm" or (opened.below and (parent is not None or trace.ledgers)):
             self._count(opened)  # from here on another thread may complete it
-        if opened.example_of is None and not self.listeners:
-            if not self._deliver(opened) and opened.part is not None:
-                self.complete(opened)  # nobody else will, and what it weighs would stay until its parent ends
-            return
-        span = self.complete(opened)
-        if opened.example_of is None or not opened.example_of.hold(span, arguments, outputs):
-            self.hand_over(span)
+        if self.listeners or (rare is not None and opened.example_of is not None):
+            span = self.complete(opened)
+            if opened.example_of is None or not opened.example_of.hold(span, arguments, outputs):
+                self.hand_over(span)
+        elif not self._deliver(opened) and opened.part is not None:
+            self.complete(opened)  # nobody else will, and what it weighs would stay until its parent ends
+
+    def _ask_for_own(self, opened: OpenSpan, outputs: Any, exception: BaseException | None) -> None:
+        """Ask extractors about a span of the program's own, whose attributes are the program's objects."""
+        span = opened.span
+        span.attributes = self._copy(span.attributes) or {}
+        if self.content and opened.kind != "interaction" and span.inputs is not opened.inputs:
+            opened.inputs = self._copy(span.inputs)
+        self._ask(opened, self._hooks[opened.kind].end, outputs, exception)
+        opened.is_asked = True
 
     def complete(self, opened: OpenSpan) -> Span:
         """The span of an ended call with all that is known of it; on any thread, as a rule the intake thread."""
@@ -226,8 +195,11 @@ class Recorder:
 
     def _ask(self, opened: OpenSpan, hooks: Sequence[Hook], outputs: Any, exception: BaseException | None) -> None:
         """Ask extractors while the call is live."""
-        call = opened.live_call or opened.call
-        call.outputs, call.exception = outputs, exception
+        if (call := opened.live_call) is None:
+            opened.put_into_words()
+            call = Call(opened.kind, opened.instance, opened.arguments, outputs, exception)
+        else:
+            call.outputs, call.exception = outputs, exception
         sees_span = self._hooks[opened.kind].sees_span
         if sees_span:
             _fill(opened)

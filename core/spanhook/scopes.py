@@ -71,7 +71,7 @@ class SpanScope(_Scope):
         if self._kind != "compile":
             return self._recorder.start(self._kind, self._name, None, self._inputs, parent)
         mode = self._recorder.compile_mode
-        trace = compilations.trace_for(mode, parent, self._recorder.begin_trace)
+        trace = compilations.trace_for(mode, parent, self._recorder.traces.begin)
         opened = self._recorder.start(self._kind, self._name, None, self._inputs, parent, trace)
         compilations.mark(mode, opened)
         return opened
@@ -144,7 +144,7 @@ class Interaction(_Scope):
         super().__init__(recorder, source, guard)
         outer = source.innermost()
         if outer is None:
-            self._trace = recorder.begin_trace(event_id, user_id, convo_id)
+            self._trace = recorder.traces.begin(event_id, user_id, convo_id)
         else:
             self._trace = outer.trace.within(event_id, user_id, convo_id)
         self._ledger = Ledger(self._trace.event_id, budget_usd, over_budget, recorder.complete)

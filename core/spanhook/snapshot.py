@@ -27,6 +27,7 @@ from spanhook.guard import attempt
 MAX_DEPTH = 12
 MAX_ITEMS = 1_000  # of one container
 MAX_NODES = 20_000  # of one snapshot
+_MAX_FLAT_ITEMS = MAX_NODES // MAX_ITEMS
 MAX_KEY_CHARS = 1_000  # of a dict's key that is no string
 
 Converter = Callable[[Any], Any]
@@ -53,27 +54,40 @@ def snapshot(value: Any, converters: Sequence[Converter] = (), fields: Fields = 
             place, or None.
         fields: how to read objects of exactly these classes; none of the program's code may run for that.
     """
-    kind = type(value)
-    if (kind is dict or kind is list) and len(value) <= MAX_ITEMS and (copied := _flat_copy(value, kind)) is not None:
+    if (copied := flat_copy(value)) is not None:
         return copied
     copier = _Snapshot()
     copier.converters, copier.fields = converters, fields
-    if kind is dict:  # as in `copy`, and here too: most of what is copied is a dict or a list
-        return copier.mapping(value, 0)
-    return copier.sequence(value, list, 0) if kind is list else copier.copy(value, 0)
+    return copier.copy(value, 0)
 
 
-def _flat_copy(value: Any, kind: type) -> Any:
-    """A copy of a container of nothing but texts, as most are; None of any other."""
-    copied = value.copy()
-    for item in copied:  # a dict's keys
-        if type(item) is not str:
-            return None
+def flat_copy(value: Any) -> Any:
+    """A copy of a dict of texts and numbers, or of a list of texts and a few such dicts; of anything else None."""
+    kind = type(value)
     if kind is dict:
-        for item in copied.values():
-            if type(item) is not str:
+        if len(value) > MAX_ITEMS:
+            return None
+        copied = value.copy()
+        for key, item in copied.items():
+            if type(key) is not str or (type(item) is not str and not _is_atom(item)):
                 return None
+        return copied
+    if kind is not list or len(value) > _MAX_FLAT_ITEMS:
+        return None
+    copied = value.copy()
+    for index, item in enumerate(copied):
+        if type(item) is dict:
+            item = copied[index] = flat_copy(item)
+            if item is None:
+                return None
+        elif type(item) is not str:
+            return None
     return copied
+
+
+def _is_atom(value: Any) -> bool:
+    kind = type(value)  # compared by identity: a metaclass may have a hash, and an equality, of its own
+    return kind is int or kind is float or kind is bool or value is None
 
 
 class _Snapshot:

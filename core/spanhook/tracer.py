@@ -227,7 +227,7 @@ class Tracer:
             backends=self._pipeline.stats(),
             rejected=dict(self._rejected),
             errors=self._guard.counts(),
-            sampled_out=self._recorder.sampled_out,
+            sampled_out=self._recorder.traces.sampled_out,
         )
 
     @property

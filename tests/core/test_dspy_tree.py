@@ -11,6 +11,7 @@ import dspy
 import pytest
 
 import spanhook
+from doubles import WAIT_S, Memory, tracer_of
 from lm_server import API_KEY, LMServer, Reply
 from programs import Answerer, FanOut
 from spanhook import Span
@@ -283,6 +284,19 @@ def test_a_key_never_reaches_a_span(server: LMServer) -> None:
     shown = repr([span.to_dict() for span in spans])
     assert API_KEY not in shown
     assert "secret" not in shown
+
+
+@pytest.mark.parametrize("capture", ["full", "metadata"])
+def test_parameters_are_those_of_the_call(server: LMServer, capture: str) -> None:
+    """How the model was asked, though the program changes its LM right afterwards."""
+    memory = Memory()
+    tracer = tracer_of(memory, tracing={"capture": capture}, delivery={"interval_s": WAIT_S})
+    lm = server.lm(max_tokens=50)
+    lm("hello", temperature=0.5)
+    lm.kwargs["max_tokens"] = 99
+    assert tracer.flush(WAIT_S)
+    (span,) = memory.spans
+    assert (span.attributes["request.max_tokens"], span.attributes["request.temperature"]) == (50, 0.5)
 
 
 def test_metadata_only_keeps_content_out(server: LMServer) -> None:

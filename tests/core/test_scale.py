@@ -14,8 +14,9 @@ from dspy.utils.dummies import DummyLM
 import spanhook
 from doubles import Memory, one_span, tracer_of
 from spanhook import Span
-from spanhook.active import OpenSpan, Trace
+from spanhook.active import OpenSpan
 from spanhook.totals import Part
+from spanhook.trace import Trace
 
 SPANS = 5_000
 TRACES = 1_000

@@ -47,7 +47,7 @@ class Pipeline:
     ) -> None:
         self._workers = {plugin.name: Worker(plugin, settings, guard) for plugin in backends}
         self._limit = settings.queue_spans
-        self._many = settings.queue_spans - settings.queue_spans // 4
+        self._few = settings.queue_spans - settings.queue_spans // 4  # that need no care; 0 when it is shut down
         self._interval_s = settings.interval_s
         self._finish = finish
         self._keeping = keeping
@@ -65,7 +65,7 @@ class Pipeline:
         self._overflow = Overflow(self._drop)
         self._moving = threading.RLock()  # held while an item goes from one place to the next
         self._wakeup = threading.Event()
-        self._is_awake = False  # whether the intake thread looks at the queue by itself
+        self._is_awake = False  # whether the intake thread runs, and looks at the queue by itself
         self._hurry = threading.Event()
         self._starting = threading.Lock()
         self._refused: RuntimeError | None = None
@@ -89,20 +89,32 @@ class Pipeline:
 
     def put(self, item: Any) -> bool:
         """Accept an item, on the program's thread. False if it was dropped: the queue is full, or shut down."""
+        intake = self._intake
+        if len(intake) >= self._few:
+            return self._put_among_many(item)
+        intake.append(item)
+        return self._is_awake or self._wake_up()
+
+    def _put_among_many(self, item: Any) -> bool:
+        """The same where there may be no room."""
         if self._closed:
             self._drop("shut_down")
             return False
-        waiting = len(self._intake)
-        if waiting >= self._limit:
+        if len(self._intake) >= self._limit:
             self._overflow.add()
             return False
         self._intake.append(item)
-        if waiting >= self._many and not self._hurry.is_set():
+        if not self._hurry.is_set():
             self._hurry.set()  # don't let it fill up while the intake thread waits for a batch to gather
-        if not self._is_awake:
-            self._is_awake = True
-            self._wakeup.set()
-        return self._thread is not None or self._start() or self._give_up()
+        return self._is_awake or self._wake_up()
+
+    def _wake_up(self) -> bool:
+        """Have the intake thread look at the queue; False if it can't be started any more."""
+        if self._thread is None:
+            return self._start() or self._give_up()
+        self._is_awake = True
+        self._wakeup.set()
+        return True
 
     def flush(self, timeout_s: float, *, closing: bool = False, patient: bool = True) -> bool:
         """Wait until every backend has handled what was accepted before, for at most `timeout_s` seconds.
@@ -119,6 +131,8 @@ class Pipeline:
         told = {name: worker.lost_told for name, worker in self._workers.items()}
         barrier = Barrier(told, timeout_s, closing=closing, patient=patient)
         self._closed = closing
+        if closing:
+            self._few = 0
         if not running:
             if self._intake:
                 self._give_up()
@@ -189,6 +203,7 @@ class Pipeline:
             worker.drop(reason, number)
 
     def _run(self) -> None:
+        self._is_awake = True
         last: Barrier | None = None
         idle_rounds = 0
         while last is None:
