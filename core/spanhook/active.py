@@ -93,7 +93,7 @@ class OpenSpan:
         self.parent = parent
         self.attributes = attributes
         self.describe = describe
-        self.noted = noted  # for it
+        self.noted: Any = noted  # for it
         self.forks = processes.forks  # of the process in which it began
         self.bits = random_bits(SPAN_BITS)  # of its id
         self.below: list[Part] | None = None  # sums of the spans directly under this one
