@@ -221,9 +221,10 @@ def test_it_stops_an_lm_call_within_a_tool(server: LMServer, tracer: spanhook.Tr
 @pytest.mark.parametrize("threads", [1, 2])
 def test_it_stops_parallel_calls(server: LMServer, memory: Memory, tracer: spanhook.Tracer, threads: int) -> None:
     """dspy.Parallel: its calls under way end, no other one begins; also not after the block."""
+    before = set(threading.enumerate())  # executors of other tests, or of LiteLLM, may live on
     with pytest.raises(BudgetExceededError), tracer.interaction(budget_usd=0.0, over_budget="raise"):
         FanOut(threads=threads)(questions=[str(n) for n in range(20)])
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("ThreadPoolExecutor"):
             thread.join(WAIT_S)
     assert len(server.answered) <= threads
