@@ -85,9 +85,8 @@ class Recorder:
             opened.inputs = self._copy(arguments) if instance is None else self._frozen(arguments, parent)
         if parent is not None and parent.kind == "interaction":
             parent.mirror_start(opened)
-        if at_start := self._at_start[kind]:
-            for place, _, hook in at_start:
-                self._guard.call(place, hook, opened.span, opened.call)
+        for place, _, hook in self._at_start[kind]:
+            self._guard.call(place, hook, opened.span, opened.call)
         return opened
 
     def _frozen(self, arguments: Mapping[str, Any], parent: OpenSpan | None) -> Any:
@@ -150,10 +149,10 @@ class Recorder:
         elif at_once := self._at_once[kind]:
             self._ask(opened, at_once, outputs, exception)
         if parent is not None:
-            if kind == "adapter_format":
-                parent.prompt = (outputs, opened.outputs)
-            elif parent.kind == "interaction":
+            if parent.kind == "interaction":
                 parent.mirror_end(opened)
+            elif kind == "adapter_format":
+                parent.prompt = (outputs, opened.outputs)
         arguments = opened.arguments
         opened.arguments, opened.live_call = NO_ARGUMENTS, None  # the program's own objects
         if kind == "lm" or (opened.below and (parent is not None or trace.ledgers)):

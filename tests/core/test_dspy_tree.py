@@ -286,6 +286,17 @@ def test_a_key_never_reaches_a_span(server: LMServer) -> None:
     assert "secret" not in shown
 
 
+def test_an_adapter_that_the_program_calls_itself() -> None:
+    """Its result is that of the interaction around it, like any call's."""
+    memory = Memory()
+    tracer = tracer_of(memory)
+    with tracer.interaction():
+        written = dspy.ChatAdapter().format(dspy.Signature("question -> answer"), [], {"question": "Why?"})
+    assert tracer.flush(WAIT_S)
+    assert memory.spans[-1].kind == "interaction"
+    assert memory.spans[-1].outputs == written
+
+
 @pytest.mark.parametrize("capture", ["full", "metadata"])
 def test_parameters_are_those_of_the_call(server: LMServer, capture: str) -> None:
     """How the model was asked, though the program changes its LM right afterwards."""
