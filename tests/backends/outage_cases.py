@@ -201,7 +201,7 @@ class OpikCase(Case):
         return [trace.fields["name"] for server in self.servers for trace in server.traces]
 
 
-_NEEDS = {"raindrop": "raindrop", "opik": "opik", "otlp": "opentelemetry.exporter.otlp.proto.http"}
+_NEEDS = {"raindrop": "raindrop", "opik": "opik", "otlp": "opentelemetry.proto"}
 _CASES: dict[str, Callable[[], Case]] = {
     "http": HTTPCase, "otlp": OTLPCase, "raindrop": RaindropCase, "opik": OpikCase,
 }  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+pytest.importorskip("opentelemetry.proto")
 
 from spanhook_backends.otlp.conventions import FACTS, GENAI_VERSION, OPENINFERENCE_VERSION
 

@@ -16,7 +16,7 @@ import spanhook
 from doubles import Memory
 from programs import Answerer
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+pytest.importorskip("opentelemetry.proto")
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import attach, detach, get_current

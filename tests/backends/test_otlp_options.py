@@ -11,7 +11,7 @@ import pytest
 
 from doubles import WAIT_S, one_span
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
+pytest.importorskip("grpc")
 
 from otlp_server import GRPCServer, OTLPServer, Reply, traced, tracing
 

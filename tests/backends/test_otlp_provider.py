@@ -8,7 +8,7 @@ from dspy.utils import DummyLM
 
 from programs import Answerer
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+pytest.importorskip("opentelemetry.proto")
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource

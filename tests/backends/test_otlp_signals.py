@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
+pytest.importorskip("grpc")
 
 from otlp_server import GRPCServer, OTLPServer, Reply, traced, tracing
 from otlp_wire import OTLPSpan

@@ -14,7 +14,7 @@ from exact import RELEASE
 from lm_server import LMServer, Reply, Tokens
 from programs import Answerer, FanOut
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+pytest.importorskip("opentelemetry.proto")
 
 from otlp_server import GRPCServer, OTLPServer, traced
 from otlp_wire import OTLPSpan

@@ -10,7 +10,7 @@ import pytest
 
 from doubles import WAIT_S, messages, one_span
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
+pytest.importorskip("grpc")
 
 import grpc
 import trustme

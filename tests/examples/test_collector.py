@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("yaml")
-pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+pytest.importorskip("opentelemetry.proto")
 
 import yaml
 

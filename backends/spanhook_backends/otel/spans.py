@@ -29,17 +29,6 @@ Value = str | int | float | bool | Sequence[str]
 Attributes = dict[str, Value]
 
 
-class HashedResource(Resource):
-    """The same resource: OpenTelemetry's encoder hashes it for each span, for which it writes itself as JSON."""
-
-    def __init__(self, resource: Resource) -> None:
-        super().__init__(resource.attributes, resource.schema_url)
-        self._hash = hash(resource)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-
 def readable(
     span: Span,
     attributes: Mapping[str, Value],

@@ -1,4 +1,4 @@
-"""OTLP over gRPC, one attempt at a time, with OpenTelemetry's encoder and generated client.
+"""OTLP over gRPC, one attempt at a time, with OpenTelemetry's generated client.
 
 OpenTelemetry's gRPC exporter keeps the server's answer to itself, partial successes included, so it is not used here.
 """
@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 from opentelemetry.sdk.trace import ReadableSpan
 
 from spanhook import __version__
+from spanhook_backends.otel.encoding import request_of
 from spanhook_backends.otel.http import without_instrumentation
 from spanhook_backends.otlp import outcomes
 from spanhook_backends.otlp.options import Target
@@ -61,7 +61,7 @@ class GRPCSender:
         try:
             with without_instrumentation():
                 answer = self._client.Export(
-                    encode_spans(spans),
+                    request_of(spans),
                     timeout=self._target.timeout_s,
                     metadata=tuple(self._target.headers.items()),
                     compression=self._compression,

@@ -14,7 +14,6 @@ from opentelemetry.util.re import parse_env_headers
 from pydantic import AfterValidator, Field, SecretStr
 
 from spanhook import ConfigError, PluginOptions
-from spanhook_backends.otel.spans import HashedResource
 from spanhook_backends.web import web_address
 
 Protocol = Literal["http/protobuf", "grpc"]
@@ -148,7 +147,7 @@ def target_of(options: OTLPOptions) -> Target:
 def resource_of(options: OTLPOptions, service: str | None) -> Resource:
     """The program that is traced: `[tracing] service`, else `OTEL_SERVICE_NAME`; then `OTEL_RESOURCE_ATTRIBUTES`."""
     named = {} if service is None else {"service.name": service}
-    return HashedResource(Resource.create({**named, **options.resource}))
+    return Resource.create({**named, **options.resource})
 
 
 def _endpoint(options: OTLPOptions, protocol: str, problems: list[str]) -> str:

@@ -44,8 +44,6 @@ def of_answer(answer: Answer, target: Target) -> Outcome:
     """What an HTTP answer means."""
     if answer.error is not None:
         return _of_error(answer.error, target)
-    if answer.status is None:
-        return Outcome("refused", f"the spans can't be sent: {answer.unsent}")
     content_type = _header(answer, "content-type").split(";")[0].strip().lower()
     if answer.is_success:
         return _of_success(answer.body, content_type, target)

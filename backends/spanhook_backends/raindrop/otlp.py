@@ -1,4 +1,4 @@
-"""Sending LM and tool spans to Raindrop's `v1/traces` with OpenTelemetry's exporter: no global tracer provider."""
+"""Sending LM and tool spans to Raindrop's `v1/traces` by OTLP: no global tracer provider."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from spanhook_backends.otel.http import HTTPSender
 from spanhook_backends.otel.requests import requests_of
-from spanhook_backends.otel.spans import HashedResource
 from spanhook_backends.raindrop.otel_spans import Pipeline
 from spanhook_backends.raindrop.retries import Attempt, NotDelivered, Retries
 
@@ -34,7 +33,7 @@ class SpanSender:
     def __init__(
         self, url: str, headers: dict[str, str], service: str | None, *, tools_by_otel: bool, retries: Retries
     ) -> None:
-        self.resource = HashedResource(Resource({"service.name": service or "spanhook"}))
+        self.resource = Resource({"service.name": service or "spanhook"})
         self._pipeline = Pipeline(self.resource) if tools_by_otel else None
         self._retries = retries
         self._lock = threading.Lock()
@@ -80,7 +79,5 @@ class SpanSender:
             return Attempt("delivered")
         if answer.error is not None:
             return Attempt("unreachable", str(answer.error)[:500])
-        if answer.status is None:
-            return Attempt("refused", answer.unsent)
         is_final = 300 <= answer.status < 500 and answer.status != 429
         return Attempt("refused" if is_final else "unreachable", f"HTTP {answer.status} for spans", answer.status)
