@@ -15,17 +15,11 @@ _encoder = json.JSONEncoder(ensure_ascii=False)
 
 
 def text_of(value: Any, max_chars: int = MAX_CHARS) -> str:
-    """A string as it is, anything else as JSON; no more than about `max_chars` characters are made of it."""
+    """A string as it is, anything else as JSON; no more than about `max_chars` characters of it."""
     if isinstance(value, str):
         return trim_text(value, max_chars)
-    parts: list[str] = []
-    room = max_chars
-    for part in _encoder.iterencode(value):
-        parts.append(part)
-        room -= len(part)
-        if room < 0:
-            return f"{''.join(parts)[:max_chars]}… [cut]"
-    return "".join(parts)
+    text = _encoder.encode(value)
+    return text if len(text) <= max_chars else f"{text[:max_chars]}… [cut]"
 
 
 def texts_of(values: Any) -> str | None:
