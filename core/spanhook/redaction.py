@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import regex
@@ -21,6 +21,8 @@ MAX_REMEMBERED = 5_000  # texts
 MAX_REMEMBERED_CHARS = 2_000_000  # of all of them
 MAX_TEXT_CHARS = 20_000  # of one
 MAX_NAME_CHARS = 100
+_MAX_INT = (1 << 63) - 1  # a larger one is written out
+_TEXTS = frozenset({str, type(None)})
 
 
 class Redactor:
@@ -84,11 +86,13 @@ class Redactor:
         return self.value(snapshot(value))  # what a plugin has put there
 
     def _changes(self, items: Iterable[tuple[Any, Any]]) -> dict[Any, Any] | None:
-        """What has to be different in a container, by its place. Most content is texts, which cost no call."""
+        """What has to be different in a container, by its place."""
         clean, changes = self._clean, None
         for place, item in items:
             kind = type(item)
             if (kind is str and item in clean) or item is None or kind is bool:
+                continue
+            if kind is int and -_MAX_INT <= item <= _MAX_INT:
                 continue
             changed = self.value(item)
             if changed is not item:
@@ -96,17 +100,21 @@ class Redactor:
                 changes[place] = changed
         return changes
 
+    def _are_known(self, items: Collection[Any]) -> bool:
+        """Whether these are texts, and all known to stay as they are: most content is, and no Python runs to tell."""
+        return _TEXTS.issuperset(map(type, items)) and self._clean.issuperset(items)
+
     def _list(self, value: list[Any]) -> list[Any]:
         if len(value) == 2 and isinstance(value[0], str) and _is_filled(value[1]) and self._is_header(value[0]):
             return [self.text(value[0]), MARK]
-        if not (changes := self._changes(enumerate(value))):
+        if self._are_known(value) or not (changes := self._changes(enumerate(value))):
             return value
         return [changes.get(place, item) for place, item in enumerate(value)]
 
     def _dict(self, value: dict[str, Any]) -> dict[str, Any]:
         if not (self._plain.issuperset(value) or all(map(self._is_plain, value))):
             value = self._with_clean_names(value)
-        if changes := self._changes(value.items()):
+        if not self._are_known(value.values()) and (changes := self._changes(value.items())):
             value = {**value, **changes}
         if "value" in value:  # {"name": "api_key", "value": "…"}
             named = value.get("name", value.get("key"))

@@ -84,7 +84,7 @@ def span(name: str, parent: str | None, kind: Kind = "custom", *, seconds: float
 def decide(rules: list[str], *spans: Span, sampled: bool = False, rate: float | None = 0.1) -> list[str]:
     keeping = Keeping(rules, 100, 100_000)
     keeping.begin("root", sampled=sampled, rate=rate)
-    return [one.name for given in spans for one in keeping.take(given)]
+    return [one.name for one in keeping.take(spans)]
 
 
 @pytest.mark.parametrize(
@@ -251,11 +251,11 @@ def test_too_many_running_traces(monkeypatch: pytest.MonkeyPatch) -> None:
             "a" * 32, f"c{number}", f"r{number}", "e", "custom", "c", 0, 1, error=error if number == 1 else None
         )
         child.local_root_id = f"r{number}"
-        out = keeping.take(child)
+        out = keeping.take([child])
         assert [one.span_id for one in out] == (["c1"] if number == 3 else [])
     late = Span("a" * 32, "late", "r0", "e", "custom", "c", 0, 1)
     late.local_root_id = "r0"
-    assert keeping.take(late) == ()
+    assert keeping.take([late]) == []
     assert keeping.sampled_out == 1
 
 
@@ -315,7 +315,7 @@ def test_what_waits_is_bounded_by_bytes_too() -> None:
     keeping = Keeping(["error"], 100, 10_000)
     keeping.begin("root", sampled=False, rate=0.1)
     for number in range(5):
-        assert not keeping.take(span(f"{number}", "root", outputs="x" * 6_000))
-    kept = keeping.take(span("root", None, error=SpanError("E", None, None)))
+        assert not keeping.take([span(f"{number}", "root", outputs="x" * 6_000)])
+    kept = keeping.take([span("root", None, error=SpanError("E", None, None))])
     assert kept[-1].attributes["spans_left_out"] == keeping.take_lost() >= 4
     assert len(kept) == 1 + 5 - kept[-1].attributes["spans_left_out"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal
 
 import structlog
@@ -17,6 +18,12 @@ IDENTIFY = "spanhook.identify"
 SIGNAL = "spanhook.signal"
 LOGGER_NAME = "spanhook.spans"
 
+
+_OPTIONAL = (  # fields that are keys by their own names
+    "parent_id", "user_id", "convo_id", "model", "response_model", "provider", "finish_reason", "cost_usd", "cache_hit",
+    "time_to_first_token_s", "inputs", "outputs",
+)  # fmt: skip
+_optional = attrgetter(*_OPTIONAL)
 
 Level = Literal["info", "error"]
 Event = tuple[Level, str, dict[str, Any]]  # level, name, and all else by key
@@ -77,29 +84,20 @@ def span_event(span: Span, *, with_traceback: bool = True) -> dict[str, Any]:
         "span_name": span.name,
         "trace_id": span.trace_id,
         "span_id": span.span_id,
-        "parent_id": span.parent_id,
         "event_id": span.event_id,
-        "user_id": span.user_id,
-        "convo_id": span.convo_id,
         "started_at": _iso(span.start_ns),
-        "duration_s": None if span.end_ns is None else round((span.end_ns - span.start_ns) / 1e9, 6),
-        "model": span.model,
-        "response_model": span.response_model,
-        "provider": span.provider,
-        **(span.usage.to_dict() if span.usage is not None else {}),
-        "cost_usd": span.cost_usd,
-        "finish_reason": span.finish_reason,
-        "cache_hit": span.cache_hit,
-        "time_to_first_token_s": span.time_to_first_token_s,
-        "inputs": span.inputs,
-        "outputs": span.outputs,
-        "attributes": span.attributes or None,
     }
-    if span.error is not None:
-        event["error_type"] = span.error.type
-        event["error_message"] = span.error.message
-        event["exception"] = span.error.traceback if with_traceback else None
-    return _known(event)
+    if span.end_ns is not None:
+        event["duration_s"] = round((span.end_ns - span.start_ns) / 1e9, 6)
+    if span.usage is not None:
+        event.update(span.usage.to_dict())
+    event.update({name: value for name, value in zip(_OPTIONAL, _optional(span), strict=True) if value is not None})
+    if span.attributes:
+        event["attributes"] = span.attributes
+    if (error := span.error) is not None:
+        trace = error.traceback if with_traceback else None
+        event.update(_known({"error_type": error.type, "error_message": error.message, "exception": trace}))
+    return event
 
 
 def _where_errors_began(spans: Sequence[Span]) -> Collection[str]:

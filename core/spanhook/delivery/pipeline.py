@@ -11,12 +11,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from spanhook.delivery.items import Barrier, Entry, Item
+from spanhook.delivery.fanout import SPOOL_BATCH, Fanout
+from spanhook.delivery.items import Barrier, Item
 from spanhook.delivery.keeping import Keeping
 from spanhook.delivery.overflow import Overflow
-from spanhook.delivery.sizes import size_of
-from spanhook.delivery.spool import LOOK_EVERY_S, Spool
-from spanhook.delivery.spool_file import SpoolFile
 from spanhook.delivery.stats import BackendStats
 from spanhook.delivery.worker import Worker, join
 from spanhook.guard import Guard
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from spanhook.config import DeliverySettings
     from spanhook.plugins.registration import Plugin
 
-SPOOL_BATCH = 500  # items in one transaction
+AT_ONCE = 100  # items that move on together
 WAKE_EVERY = 500  # items, after which the workers may begin with them
 IDLE_ROUNDS = 10  # intervals without an item, before the intake thread lets itself be woken
 
@@ -52,8 +50,7 @@ class Pipeline:
         self._finish = finish
         self._keeping = keeping
         self._guard = guard
-        kinds = {worker.name: worker.kinds for worker in self._workers.values()}
-        self._spool = None if settings.spool is None else Spool(settings, kinds, guard)
+        self._fanout = Fanout(self._workers.values(), settings, guard)
         self._forked = False
         self._closed = False
         self._reset()
@@ -61,9 +58,7 @@ class Pipeline:
 
     def _reset(self) -> None:
         self._intake: deque[Any] = deque()
-        self._saving: deque[Item] = deque()  # on their way into the spool
-        self._overflow = Overflow(self._drop)
-        self._moving = threading.RLock()  # held while an item goes from one place to the next
+        self._overflow = Overflow(self._fanout.drop)
         self._wakeup = threading.Event()
         self._is_awake = False  # whether the intake thread runs, and looks at the queue by itself
         self._hurry = threading.Event()
@@ -73,18 +68,15 @@ class Pipeline:
 
     def reset_after_fork(self) -> None:
         """In a forked child: no threads came along, and what was queued is the parent's to deliver."""
-        for worker in self._workers.values():
-            worker.reset()
+        self._fanout.reset_after_fork()
         if self._keeping is not None:
             self._keeping.reset()
-        if self._spool is not None:
-            self._spool.reset_after_fork()
         self._reset()
         self._forked = True
 
     def open(self) -> None:
         """Start to deliver what earlier processes have left in the spool, if they have."""
-        if self._spool is not None and self._spool.is_anything_left_behind():
+        if self._fanout.is_anything_left_behind():
             self._start()
 
     def put(self, item: Any) -> bool:
@@ -98,7 +90,7 @@ class Pipeline:
     def _put_among_many(self, item: Any) -> bool:
         """The same where there may be no room."""
         if self._closed:
-            self._drop("shut_down")
+            self._fanout.drop("shut_down")
             return False
         if len(self._intake) >= self._limit:
             self._overflow.add()
@@ -153,8 +145,8 @@ class Pipeline:
 
     def stats(self) -> Mapping[str, BackendStats]:
         """The counts of each backend."""
-        with self._moving:  # else what moves meanwhile is counted twice
-            waiting = sum(1 for item in list(self._intake) if not isinstance(item, Barrier)) + len(self._saving)
+        with self._fanout.moving:  # else what moves meanwhile is counted twice
+            waiting = sum(1 for item in list(self._intake) if not isinstance(item, Barrier)) + len(self._fanout)
             counted = {name: self._overflow.added_to(worker.stats()) for name, worker in self._workers.items()}
         return {
             name: replace(stats, accepted=stats.accepted + waiting, queued=stats.queued + waiting)
@@ -195,31 +187,22 @@ class Pipeline:
                     for _ in self._workers:
                         item.answer(False)
                 else:
-                    self._drop("no_thread")
+                    self._fanout.drop("no_thread")
         return False
-
-    def _drop(self, reason: str, number: int = 1) -> None:
-        for worker in self._workers.values():
-            worker.drop(reason, number)
 
     def _run(self) -> None:
         self._is_awake = True
         last: Barrier | None = None
         idle_rounds = 0
         while last is None:
-            if self._spool is not None:
-                self._guard.call("spool: looking after its files", self._spool.look, self._add_source, self._forget)
-                self._wake()
+            self._fanout.look()
             if idle_rounds >= IDLE_ROUNDS:
                 self._sleep()
             self._hurry.wait(self._interval_s)  # let a batch gather, unless someone waits for it
             self._hurry.clear()  # before the queue is emptied: who comes later hurries us again
             idle_rounds = 0 if self._intake else idle_rounds + 1
             last = self._pass_on()
-        if self._spool is not None:
-            for worker in self._workers.values():
-                worker.join(last.remaining_s())
-            self._spool.close()
+        self._fanout.close(last)
 
     def _sleep(self) -> None:
         """Wait for the next item, when there was none for a while. Only then its thread has to wake this one.
@@ -229,7 +212,7 @@ class Pipeline:
         self._wakeup.clear()
         self._is_awake = False
         if not self._intake:  # who came before that does not wake us
-            self._wakeup.wait(None if self._spool is None else LOOK_EVERY_S)
+            self._wakeup.wait(self._fanout.look_every_s)
         self._is_awake = True
 
     def _pass_on(self) -> Barrier | None:
@@ -239,74 +222,60 @@ class Pipeline:
         """
         last: Barrier | None = None
         self._tell_overflow()
-        for number in range(1, len(self._intake) + 1):
-            item = self._intake[0]
-            if isinstance(item, Barrier):
-                if item.closing:
-                    last = item
-                    if self._keeping is not None:
-                        self._hand_over(self._keeping.close(), is_next=False)
-                self._save()
-                self._tell_overflow()
-                for worker in self._workers.values():
-                    worker.put_barrier(item)
-                self._intake.popleft()
-            else:
-                self._hand_over((item,) if self._keeping is None else self._keeping.take(item), is_next=True)
-            if not number % WAKE_EVERY:
-                self._wake()
-        self._save()
-        if self._spool is not None:
-            self._guard.call("spool: its bounds", self._spool.keep_within_bounds, self._forget)
-        self._wake()
+        left, handed_over = len(self._intake), 0
+        while left:
+            barrier = self._intake[0]
+            if isinstance(barrier, Barrier):
+                left -= 1
+                last = barrier if barrier.closing else last
+                self._pass_barrier(barrier)
+                continue
+            items = self._next(min(left, AT_ONCE))
+            left, handed_over = left - len(items), handed_over + len(items)
+            self._hand_over(items if self._keeping is None else self._keeping.take(items), taken=len(items))
+            if handed_over >= WAKE_EVERY:
+                self._fanout.wake()
+                handed_over = 0
+        self._fanout.save()
+        self._fanout.keep_within_bounds()
+        self._fanout.wake()
         return last
 
+    def _next(self, most: int) -> list[Any]:
+        """The next items in the queue, up to a mark. They stay there."""
+        items: list[Any] = []
+        for place in range(most):  # not by iterating: other threads append meanwhile
+            item = self._intake[place]
+            if isinstance(item, Barrier):
+                break
+            items.append(item)
+        return items
+
+    def _pass_barrier(self, barrier: Barrier) -> None:
+        if barrier.closing and self._keeping is not None:
+            self._hand_over(self._keeping.close(), taken=0)
+        self._tell_overflow()
+        self._fanout.put_barrier(barrier)
+        self._intake.popleft()
+
     def _tell_overflow(self) -> None:
-        with self._moving:
+        with self._fanout.moving:
             self._overflow.tell()
 
-    def _hand_over(self, items: Iterable[Any], *, is_next: bool) -> None:
-        """Make items fit for every backend, and give them to all; `is_next` if they are what is next in the queue."""
+    def _hand_over(self, items: Iterable[Any], *, taken: int) -> None:
+        """Make items fit for every backend, and give them to all; so many are taken out of the queue with that."""
         finished = [self._finish(item) for item in items]
         lost = 0 if self._keeping is None else self._keeping.take_lost()
-        with self._moving:
-            for item in finished:
-                if item is None:
-                    self._drop("trace_full")
-                elif self._spool is None:
-                    self._put(Entry(item, size_of(item)))
-                else:
-                    self._saving.append(item)
+        with self._fanout.moving:
+            fit = [item for item in finished if item is not None]
+            if len(fit) < len(finished):
+                self._fanout.drop("trace_full", len(finished) - len(fit))
+            self._fanout.put(fit)
             if lost:
-                self._drop("keep_full", lost)
-            if is_next:
-                self._intake.popleft()  # only now: until then it counts as queued
-        if len(self._saving) >= SPOOL_BATCH:
-            self._save()
-
-    def _save(self) -> None:
-        """Give to the backends what the spool has now, too."""
-        if self._spool is not None and self._saving:
-            for entry in self._spool.save(list(self._saving)):
-                with self._moving:
-                    self._put(entry)
-                    self._saving.popleft()
-
-    def _put(self, entry: Entry) -> None:
-        for worker in self._workers.values():
-            worker.put(entry)
-
-    def _wake(self) -> None:
-        for worker in self._workers.values():
-            worker.wake()
-
-    def _add_source(self, file: SpoolFile) -> None:
-        for worker in self._workers.values():
-            worker.add_source(file)
-
-    def _forget(self, file: SpoolFile, upto: int, reason: str) -> None:
-        for worker in self._workers.values():
-            worker.forget(file, upto, reason)
+                self._fanout.drop("keep_full", lost)
+            for _ in range(taken):  # only now: until then they count as queued
+                self._intake.popleft()
+        self._fanout.save(SPOOL_BATCH)
 
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()

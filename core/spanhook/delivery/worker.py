@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WARN_EVERY_S = 60.0
 LAST_PAUSE_S = 1.0  # the longest between attempts while the tracer closes
+ALL_KINDS = SPAN | IDENTITY | SIGNAL
 CLOSING_S = 0.5  # what is left of its time for the backend's own shutdown
 
 
@@ -64,21 +65,21 @@ class Worker:
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def put(self, entry: Entry) -> None:
-        """Queue an item; drop and count it when the queue is full. Called by the intake thread only.
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Queue items; drop and count those for which there is no room. Called by the intake thread only.
 
         What a backend has no hook for is nothing to it, and is not counted.
         """
-        if _hook_of(entry) not in self._plugin.hooks:
-            return
+        if self.kinds != ALL_KINDS:
+            entries = [entry for entry in entries if _hook_of(entry) in self._plugin.hooks]
         if self._closed:
-            self.drop("shut_down")
+            self.drop("shut_down", len(entries))
             return
         with self._lock:
-            if self._queue.put(entry):
-                self._accepted += 1
-                return
-        self.drop("queue_full")
+            queued = sum(map(self._queue.put, entries))
+            self._accepted += queued
+        if queued < len(entries):
+            self.drop("queue_full", len(entries) - queued)
 
     def put_barrier(self, barrier: Barrier) -> None:
         """Queue a mark; it takes no room from the items."""
