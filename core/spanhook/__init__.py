@@ -21,6 +21,7 @@ from spanhook.errors import (
 )
 from spanhook.hookspecs import hookimpl
 from spanhook.prediction_events import event_id_of
+from spanhook.processes import without_forks
 from spanhook.propagation import attach, inject
 from spanhook.scopes import Interaction
 from spanhook.span import Call, Facts, RemoteParent, Signal, Span, SpanError, Usage
@@ -63,6 +64,7 @@ __all__ = [
     "event_id_of",
     "hookimpl",
     "inject",
+    "without_forks",
 ]
 
 _SETTINGS = frozenset({"DeliverySettings", "PluginOptions", "RedactSettings", "Settings", "TracingSettings"})

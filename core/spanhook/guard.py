@@ -6,12 +6,12 @@ import logging
 import os
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
 from spanhook.printable import printable
-from spanhook.processes import Lock
+from spanhook.processes import Lock, without_forks
 from spanhook.secret_patterns import redacted
 
 logger = logging.getLogger("spanhook")
@@ -69,7 +69,7 @@ class Guard:
         if self._count(f"{place}: {type(error).__name__}"):
             # Without exc_info: a log record that holds a traceback would keep the program's frames alive.
             warn("%s failed; the program goes on (logged once): %s", place, located(error))
-            attempt(lambda: logger.debug("%s", _shown(traceback.format_exception(error))))
+            attempt(lambda: say(logging.DEBUG, "%s", "".join(traceback.format_exception(error)), keep="\n"))
 
     def refuse(self, place: str, reason: str) -> None:
         """Count a value that can't be used; log the first of its kind."""
@@ -132,20 +132,24 @@ class _Shield:
 
 
 def warn(message: str, *arguments: object) -> None:
-    """Log a warning, without the secrets in it that are known by their look and without orders to a terminal.
+    """Log a warning, as `say` does."""
+    say(logging.WARNING, message, *arguments)
 
-    A log handler of the program's that raises must not turn it into the program's problem.
+
+def say(level: int, message: str, *arguments: object, keep: str = "") -> None:
+    """Log something, without the secrets in it that are known by their look and without orders to a terminal.
+
+    A log handler of the program's that raises must not turn it into the program's problem, and none is left in the
+    middle of its work by a fork. `keep`: characters that are none of a terminal's orders.
     """
 
     def log() -> None:
-        shown = [a if isinstance(a, (int, float)) else printable(redacted(str(a))) for a in arguments]
-        logger.warning(message, *shown)
+        shown = [a if isinstance(a, (int, float)) else printable(redacted(str(a)), keep=keep) for a in arguments]
+        with without_forks():
+            logger.log(level, message, *shown)
 
-    attempt(log)
-
-
-def _shown(lines: Iterable[str]) -> str:
-    return printable(redacted("".join(lines)), keep="\n")
+    if logger.isEnabledFor(level):
+        attempt(log)
 
 
 def describe(error: BaseException) -> str:

@@ -8,8 +8,11 @@ import multiprocessing.util
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+FORK_PATIENCE_S = 1.0
 
 
 class Lock:
@@ -27,6 +30,47 @@ class Lock:
 
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
+
+_changed = threading.Condition()
+_inside: list[int] = []  # threads in the middle of something
+_forking: list[int] = []  # threads that are about to fork
+
+
+@contextmanager
+def without_forks() -> Iterator[None]:
+    """A `with` block in the middle of which the process is not forked; on any thread.
+
+    What one thread holds when another one forks stays locked in the child for ever: a file that it writes to, a log
+    handler. A fork waits until such blocks are over, and they wait for a fork that has begun; no longer than a second.
+    """
+    me = threading.get_ident()
+    with _changed:
+        if me not in _inside:
+            _changed.wait_for(lambda: _has_no_other(_forking), FORK_PATIENCE_S)
+        _inside.append(me)
+    try:
+        yield
+    finally:
+        with _changed:
+            _inside.remove(me)
+            _changed.notify_all()
+
+
+def _has_no_other(threads: list[int]) -> bool:
+    return set(threads) <= {threading.get_ident()}
+
+
+def _before_fork() -> None:
+    with _changed:
+        _forking.append(threading.get_ident())
+        _changed.wait_for(lambda: _has_no_other(_inside), FORK_PATIENCE_S)
+
+
+def _after_fork_in_parent() -> None:
+    with _changed:
+        _forking.remove(threading.get_ident())
+        _changed.notify_all()
+
 
 forks = 0
 """How many forks lie between this process and the one that imported Spanhook."""
@@ -49,12 +93,15 @@ def call_at_exit(owner: Any, callback: Callable[[], object]) -> None:
     )
 
 
-def _after_fork() -> None:
-    global forks
+def _after_fork_in_child() -> None:
+    global forks, _changed
     forks += 1
+    _changed = threading.Condition()
+    _forking.clear()
+    _inside[:] = [thread for thread in _inside if thread == threading.get_ident()]  # the others are not here
     for lock in list(_locks):
         lock.reset()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import structlog
 from structlog.testing import capture_logs
 
 import spanhook
+from forks import Writing
 from lm_server import LMServer, Reply, Tokens
 from spanhook import ConfigError, Signal, Span, SpanError, Tracer, Usage
 from spanhook.testing import capture_spans
@@ -283,3 +285,21 @@ def test_the_process_may_have_no_stream(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "stderr", None)
     with pytest.raises(RuntimeError, match="no stderr"):
         StructlogBackend().emit([span()])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("shape", ["json", "tree"])
+def test_no_fork_comes_in_the_middle_of_writing(
+    monkeypatch: pytest.MonkeyPatch, configure: Configure, shape: str
+) -> None:
+    """The stream is the program's too: what the child writes to it would wait for a lock that nobody holds."""
+    writing = Writing()
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "write", writing)
+    monkeypatch.setattr(sys, "stderr", stream)
+    tracer = configure(format=shape)
+    with tracer.span("work"):
+        pass
+    assert tracer.flush(0) is False
+    assert writing.is_over_in_child()

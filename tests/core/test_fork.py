@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-import select
-import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+import spanhook
 from doubles import WAIT_S, Gate, Memory, one_span, tracer_of
+from forks import Writing, in_child
 from spanhook import Tracer
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork"),
     pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"),  # forking with threads is what is tested
 ]
-
-
-def in_child(work: Callable[[], Any]) -> Any:
-    """Fork, run `work` in the child and end it at once; its result, through JSON. A child that hangs is killed."""
-    answer, question = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(question, json.dumps(work()).encode())
-            os._exit(0)
-        finally:
-            traceback.print_exc()
-            os._exit(1)
-    os.close(question)
-    waiting = (
-        select.poll()
-    )  # `select.select` takes no number of a file above 1,023, and a whole run of tests may have those
-    waiting.register(answer, select.POLLIN)
-    ready = waiting.poll(WAIT_S * 1000)
-    if not ready:
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    with os.fdopen(answer, "rb") as pipe:
-        assert ready, "the child hung"
-        assert status == 0
-        return json.loads(pipe.read())
 
 
 def named(memory: Memory) -> list[str]:
@@ -143,6 +116,52 @@ def test_a_lock_that_is_held_in_the_parent_holds_up_no_child(lock):
         assert in_child(child) == [{"interaction: event_id(): ZeroDivisionError": 1}, True, ["child"], True]
     assert tracer.flush(WAIT_S)
     assert named(memory) == ["parent"]
+
+
+def test_a_fork_waits_until_a_block_is_over():
+    """A plugin may write to what the program's child needs, too."""
+    writing = Writing()
+
+    def work() -> None:
+        with spanhook.without_forks():
+            writing()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert writing.is_over_in_child()
+    thread.join(WAIT_S)
+
+
+def test_a_fork_waits_until_a_log_line_is_written(monkeypatch):
+    """Of ours, by a handler of the program's: its lock, or its file's, would stay locked in the child."""
+    writing = Writing()
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", writing)
+    monkeypatch.setattr(logging.getLogger("spanhook"), "handlers", [handler])
+    tracer = tracer_of(Memory(lambda _: 1 / 0))
+    one_span(tracer)
+    assert tracer.flush(0) is False
+    assert writing.is_over_in_child()
+    tracer.shutdown(WAIT_S)
+
+
+def test_a_block_without_end_holds_up_a_fork_no_longer_than_a_second():
+    """The program comes first; nothing waits for the block in the child."""
+    with held(spanhook.without_forks()):
+        assert in_child(_enter_a_block) == "entered"
+    assert in_child(_enter_a_block) == "entered"
+
+
+def test_a_thread_may_fork_in_its_own_block():
+    """It does not wait for itself, and goes on in both processes."""
+    with spanhook.without_forks(), spanhook.without_forks():
+        assert in_child(_enter_a_block) == "entered"
+    assert in_child(_enter_a_block) == "entered"
+
+
+def _enter_a_block() -> str:
+    with spanhook.without_forks():
+        return "entered"
 
 
 def test_a_child_that_traced_nothing_leaves_the_backends_alone():

@@ -24,6 +24,7 @@ CALLABLES = {
     "add_trace_ids": spanhook.add_trace_ids,
     "attach": spanhook.attach,
     "inject": spanhook.inject,
+    "without_forks": spanhook.without_forks,
     "capture_spans": spanhook.testing.capture_spans,
 }
 TABLES = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 
 from spanhook import Signal, Span, TracingSettings, hookimpl
+from spanhook.guard import warn
 from spanhook.span import Trait
 from spanhook_backends.raindrop.delivery import Delivery
 from spanhook_backends.raindrop.event_ids import EventIds
@@ -14,8 +14,6 @@ from spanhook_backends.raindrop.options import RaindropOptions
 from spanhook_backends.raindrop.retries import NotDelivered
 
 __all__ = ["RaindropBackend"]
-
-logger = logging.getLogger("spanhook")
 
 
 class RaindropBackend:
@@ -42,7 +40,7 @@ class RaindropBackend:
         if self._options.key:
             self._delivery = self._new_delivery()
         else:
-            logger.warning(
+            warn(
                 "backend raindrop: no api_key: nothing is sent to Raindrop. Under [backends.raindrop], set "
                 'api_key = "${RAINDROP_WRITE_KEY}", or take "raindrop" out of the list of backends'
             )

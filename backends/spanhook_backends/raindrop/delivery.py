@@ -11,12 +11,13 @@ from opentelemetry.sdk.trace import ReadableSpan
 from raindrop import Raindrop
 
 from spanhook import Signal, Span
+from spanhook.guard import warn
 from spanhook_backends.raindrop.event_ids import EventIds
 from spanhook_backends.raindrop.events import event_name, event_of, signal_of, traits_of
 from spanhook_backends.raindrop.options import RaindropOptions
 from spanhook_backends.raindrop.otel_spans import as_readable
 from spanhook_backends.raindrop.otlp import SpanSender
-from spanhook_backends.raindrop.retries import NotDelivered, Outlasting, Retries, logger
+from spanhook_backends.raindrop.retries import NotDelivered, Outlasting, Retries
 from spanhook_backends.raindrop.sender import Item, Sender
 from spanhook_backends.raindrop.texts import id_text
 from spanhook_backends.raindrop.traces import Trace, TracedCall, Traces
@@ -149,7 +150,7 @@ def _within(timeout_s: float, work: Callable[[], None]) -> bool:
             work()
             done.set()
         except NotDelivered as error:
-            logger.warning("backend raindrop: not delivered: %s", error)
+            warn("backend raindrop: not delivered: %s", error)
 
     thread = threading.Thread(target=run, name="spanhook-raindrop-end", daemon=True)
     try:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, NamedTuple
 
 from spanhook import RetryLater
-
-logger = logging.getLogger("spanhook")
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 2.0

@@ -12,7 +12,7 @@ import structlog
 from pydantic import Field
 from rich.console import Console
 
-from spanhook import PluginOptions, Signal, Span, TracingSettings, hookimpl
+from spanhook import PluginOptions, Signal, Span, TracingSettings, hookimpl, without_forks
 from spanhook_backends.structlog.events import EventLog, log_to_program
 from spanhook_backends.structlog.json_lines import write_lines
 from spanhook_backends.structlog.terminal import Terminal
@@ -20,7 +20,10 @@ from spanhook_backends.structlog.waiting import Waiting
 
 
 class StructlogBackend:
-    """One log event a span through the program's structlog; where that is not configured, a tree or JSON lines."""
+    """One log event a span through the program's structlog; where that is not configured, a tree or JSON lines.
+
+    No fork comes in between: the child could never write to the same stream or log again.
+    """
 
     class Options(PluginOptions):
         """`[backends.structlog]`."""
@@ -49,17 +52,20 @@ class StructlogBackend:
     @hookimpl
     def emit(self, spans: Sequence[Span]) -> None:
         """Log the spans; the tree keeps them until the root of their trace has ended."""
-        self._output().emit(spans)
+        with without_forks():
+            self._output().emit(spans)
 
     @hookimpl
     def identify(self, user_id: str, traits: Mapping[str, object]) -> None:
         """Log what the program said of a user."""
-        self._output().identify(user_id, traits)
+        with without_forks():
+            self._output().identify(user_id, traits)
 
     @hookimpl
     def track_signal(self, signal: Signal) -> None:
         """Log a user's feedback."""
-        self._output().track_signal(signal)
+        with without_forks():
+            self._output().track_signal(signal)
 
     @hookimpl
     def flush(self) -> None:
@@ -68,7 +74,8 @@ class StructlogBackend:
         There is nothing more to do at shutdown: a flush comes before it.
         """
         if self._traces().has_news:
-            self._terminal(self._stream()).show_unfinished()
+            with without_forks():
+                self._terminal(self._stream()).show_unfinished()
 
     def _output(self) -> EventLog | Terminal:
         """Decided for each batch: a program may configure structlog, or redirect its streams, at any time."""

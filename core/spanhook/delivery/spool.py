@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import sqlite3
 import tempfile
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING
 from spanhook.delivery.items import Entry, Item
 from spanhook.delivery.sizes import size_of
 from spanhook.delivery.spool_file import SUFFIX, SpoolFile, is_left_behind
-from spanhook.guard import Guard, logger, warn
+from spanhook.guard import Guard, say, warn
+from spanhook.processes import without_forks
 
 if TYPE_CHECKING:
     from spanhook.config import DeliverySettings
 
 LOOK_EVERY_S = 60.0
-FORK_PATIENCE_S = 1.0
 _DAY_NS = 86_400 * 10**9
 
 Add = Callable[[SpoolFile], None]
@@ -58,7 +57,6 @@ class Spool:
         self._taken_over: list[SpoolFile] = []
         self._looked_at: float | None = None
         self._looked_into: set[Path] = set()
-        _spools.add(self)
 
     @property
     def files(self) -> list[SpoolFile]:
@@ -91,7 +89,8 @@ class Spool:
         """Write items before any backend gets them. What can't be written is in memory only, and that is said."""
         try:
             if self._own is None or not self._own.is_open:
-                self._own = SpoolFile.create(self._folder, self._backends)
+                with without_forks():  # until it is known to be the parent's
+                    self._own = SpoolFile.create(self._folder, self._backends)
             return self._own.append(items)
         except (OSError, sqlite3.Error, ValueError) as error:  # ValueError: something that can't be JSON
             self._guard.report(f"spool: writing into {self._folder}", error)
@@ -133,21 +132,22 @@ class Spool:
 
     def _take_over(self, path: Path, add: Add) -> None:
         try:
-            file = SpoolFile.take_over(path)
+            with without_forks():
+                file = SpoolFile.take_over(path)
+                if file is None:
+                    return
+                self._taken_over.append(file)
         except (OSError, sqlite3.Error) as error:
             warn("spool: %s can't be read: %s", path, error)
-            file = None
             self._looked_into.add(path)
-        if file is None:
             return
         self._looked_into.add(path)  # once: what is left in it then is not for us
-        self._taken_over.append(file)
         with self._setting_aside(file):
             for backend, (kinds, done) in file.progress().items():
                 if backend not in self._backends and (count := file.count(kinds, done, file.newest)):
                     warn(_STAYS, count, backend, path, f"{self._max_age_ns / _DAY_NS:g}")
             if count := max(self._left_for_us(file), default=0):
-                logger.info("spool: delivering %d spans and signals that an earlier process has left", count)
+                say(logging.INFO, "spool: delivering %d spans and signals that an earlier process has left", count)
             add(file)
 
     def _left_for_us(self, file: SpoolFile) -> list[int]:
@@ -167,22 +167,3 @@ class Spool:
 
 
 _STAYS = "spool: %d items are for backend %s, which is not configured here; they stay in %s until they are %s days old"
-_spools: weakref.WeakSet[Spool] = weakref.WeakSet()
-_held: list[SpoolFile] = []
-
-
-def before_fork() -> None:
-    """Wait until no thread is in the middle of a transaction: SQLite can't be forked there."""
-    for spool in list(_spools):
-        for file in spool.files:
-            if file.lock.acquire(timeout=FORK_PATIENCE_S):
-                _held.append(file)
-
-
-def _after_fork_in_parent() -> None:
-    while _held:
-        _held.pop().lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_held.clear)

@@ -16,6 +16,7 @@ from spanhook.delivery.codec import decode, encode, kind_of
 from spanhook.delivery.items import Entry, Item
 from spanhook.delivery.sizes import size_of
 from spanhook.guard import warn
+from spanhook.processes import without_forks
 
 try:
     import fcntl
@@ -43,7 +44,7 @@ class SpoolFile:
     def __init__(self, path: Path, lock_fd: int) -> None:
         self.path = path
         self.bytes = 0
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
         self._lock_fd = lock_fd
         self._newest = 0
         self._db: sqlite3.Connection | None = None
@@ -130,7 +131,7 @@ class SpoolFile:
         """The next items after an id, and the id up to which that is all of these kinds. Damaged ones are left out."""
         entries: list[Entry] = []
         size = 0
-        with self.lock:
+        with self._alone():
             if self._db is None:
                 return [], after
             rows = self._db.execute(
@@ -162,19 +163,19 @@ class SpoolFile:
 
     def progress(self) -> dict[str, tuple[int, int]]:
         """By backend, the kinds of items that it takes and the id up to which it is done."""
-        with self.lock:
+        with self._alone():
             rows = [] if self._db is None else self._db.execute("SELECT backend, kinds, done FROM progress").fetchall()
         return {backend: (kinds, done) for backend, kinds, done in rows}
 
     def count(self, kinds: int, after: int, upto: int) -> int:
         """How many items of these kinds there are after an id, up to another."""
         question = "SELECT count(*) FROM items WHERE id > ? AND id <= ? AND kind & ?"
-        with self.lock:
+        with self._alone():
             return 0 if self._db is None else int(self._db.execute(question, (after, upto, kinds)).fetchone()[0])
 
     def oldest(self, size: int) -> int:
         """The id up to which the oldest items have `size` bytes together, or all that there are."""
-        with self.lock:
+        with self._alone():
             if self._db is None:
                 return 0
             with contextlib.closing(self._db.execute("SELECT id, size FROM items ORDER BY id")) as rows:
@@ -186,7 +187,7 @@ class SpoolFile:
 
     def older_than(self, time_ns: int) -> int:
         """The id up to which items were written before a Unix time; 0 if none was."""
-        with self.lock:
+        with self._alone():
             if self._db is None:
                 return 0
             found = self._db.execute("SELECT id FROM items WHERE time_ns >= ? ORDER BY id LIMIT 1", (time_ns,))
@@ -197,7 +198,7 @@ class SpoolFile:
 
     def close(self, *, remove: bool = False) -> None:
         """Let it go. It stays for a later process if there is something in it, unless it is to be removed."""
-        with self.lock:
+        with self._alone():
             db, self._db = self._db, None
             if self._lock_fd < 0:
                 return
@@ -217,7 +218,7 @@ class SpoolFile:
 
     def set_aside(self, error: Exception) -> None:
         """Give a damaged file another name, and say so."""
-        with self.lock:
+        with self._alone():
             if self._lock_fd < 0:
                 return
             db, self._db = self._db, None
@@ -233,12 +234,18 @@ class SpoolFile:
             self.close()
 
     def abandon(self) -> None:
-        """In a forked child: it is the parent's. Nothing is in the middle of anything: see `spool.before_fork`."""
+        """In a forked child: it is the parent's. Nothing is in the middle of anything: see `without_forks`."""
         if self._lock_fd >= 0:
             os.close(self._lock_fd)  # or the lock would outlive the parent
             self._lock_fd = -1
         _open_paths.discard(self.path)
         self._db = None  # while the parent has it open, SQLite writes nothing when this copy goes
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """For one thread at a time, and for no fork: in the middle of anything SQLite can't be forked."""
+        with without_forks(), self._lock:
+            yield
 
     def _connect(self) -> sqlite3.Connection:
         self._db = db = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
@@ -249,7 +256,7 @@ class SpoolFile:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Any]:
         """One transaction. After `close` it goes nowhere."""
-        with self.lock:
+        with self._alone():
             if self._db is None:
                 raise sqlite3.ProgrammingError("the file was closed")
             self._db.execute("BEGIN IMMEDIATE")
