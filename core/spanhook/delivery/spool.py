@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spanhook.delivery.items import Entry, Item
+from spanhook.delivery.ownership import is_left_behind
 from spanhook.delivery.sizes import size_of
-from spanhook.delivery.spool_file import SUFFIX, SpoolFile, is_left_behind
+from spanhook.delivery.spool_file import SUFFIX, SpoolFile
 from spanhook.guard import Guard, say, warn
 from spanhook.processes import without_forks
 

@@ -14,14 +14,10 @@ from typing import Any
 
 from spanhook.delivery.codec import decode, encode, kind_of
 from spanhook.delivery.items import Entry, Item
+from spanhook.delivery.ownership import lock, lock_of_the_dead, open_paths
 from spanhook.delivery.sizes import size_of
 from spanhook.guard import warn
 from spanhook.processes import without_forks
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing tells whether a file's owner is alive, so nobody takes one over
-    fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".db"
 FORMAT = 1
@@ -31,7 +27,6 @@ CREATE TABLE items (id INTEGER PRIMARY KEY, kind INTEGER, time_ns INTEGER, size 
 CREATE TABLE progress (backend TEXT PRIMARY KEY, kinds INTEGER, done INTEGER);
 PRAGMA user_version = {FORMAT};
 """
-_open_paths: set[Path] = set()  # a second open of a file in one process, and its close, would drop SQLite's locks on it
 
 
 class SpoolFile:
@@ -48,7 +43,7 @@ class SpoolFile:
         self._lock_fd = lock_fd
         self._newest = 0
         self._db: sqlite3.Connection | None = None
-        _open_paths.add(path)
+        open_paths.add(path)
 
     @classmethod
     def create(cls, folder: Path, backends: Mapping[str, int]) -> SpoolFile:
@@ -64,7 +59,7 @@ class SpoolFile:
         while True:
             path = folder / f"{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
             fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-            if _lock(fd, path):  # else another process took the file, still empty, for one that nobody owns
+            if lock(fd, path):  # else another process took the file, still empty, for one that nobody owns
                 break
             os.close(fd)
         file = cls(path, fd)
@@ -84,7 +79,7 @@ class SpoolFile:
         Raises:
             OSError, sqlite3.Error: it can't be read, or is damaged; a damaged one was set aside.
         """
-        if (fd := _lock_of_the_dead(path)) is None:
+        if (fd := lock_of_the_dead(path)) is None:
             return None
         file = cls(path, fd)
         try:
@@ -214,7 +209,7 @@ class SpoolFile:
                 warn("spool: closing %s: %s", self.path, error)
             os.close(self._lock_fd)
             self._lock_fd = -1
-            _open_paths.discard(self.path)
+            open_paths.discard(self.path)
 
     def set_aside(self, error: Exception) -> None:
         """Give a damaged file another name, and say so."""
@@ -238,7 +233,7 @@ class SpoolFile:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)  # or the lock would outlive the parent
             self._lock_fd = -1
-        _open_paths.discard(self.path)
+        open_paths.discard(self.path)
         self._db = None  # while the parent has it open, SQLite writes nothing when this copy goes
 
     @contextlib.contextmanager
@@ -280,39 +275,6 @@ class SpoolFile:
         (freed,) = db.execute("SELECT coalesce(sum(size), 0) FROM items WHERE id <= ?", (upto,)).fetchone()
         db.execute("DELETE FROM items WHERE id <= ?", (upto,))
         self.bytes -= freed
-
-
-def is_left_behind(path: Path) -> bool:
-    """Whether a file's owner is dead."""
-    fd = _lock_of_the_dead(path)
-    if fd is not None:
-        os.close(fd)
-    return fd is not None
-
-
-def _lock_of_the_dead(path: Path) -> int | None:
-    """The descriptor of a file that nobody owns, locked for us."""
-    if fcntl is None or path in _open_paths:
-        return None
-    try:
-        fd = os.open(path, os.O_RDWR)
-    except FileNotFoundError:  # another process was quicker
-        return None
-    if _lock(fd, path):
-        return fd
-    os.close(fd)
-    return None
-
-
-def _lock(fd: int, path: Path) -> bool:
-    """Lock a file that was opened; False if another has it, or has removed it meanwhile."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except OSError:
-        return False
 
 
 def _beside(path: Path) -> tuple[Path, Path]:
