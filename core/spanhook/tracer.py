@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from spanhook.plugins.registration import Plugin
 
 M = TypeVar("M")
+V = TypeVar("V")
 
 
 class Tracer:
@@ -91,17 +92,18 @@ class Tracer:
             make, event_id = event_id, None
             with self._guard("interaction: event_id()"):
                 event_id = make()
+        is_known = self._accepts("interaction", lambda: feedback.checked_over_budget(over_budget))
         return Interaction(
             self._recorder,
             self._source,
             self._guard,
-            user_id=self._checked("user_id", user_id),
-            convo_id=self._checked("convo_id", convo_id),
-            event=self._checked("event", event),
-            event_id=self._checked("event_id", event_id),
-            properties=self._checked_properties(properties),
-            budget_usd=budget_usd if self._is_right(budget_usd, feedback.checked_budget) else None,
-            over_budget=over_budget if self._is_right(over_budget, feedback.checked_over_budget) else "warn",
+            user_id=self._right(user_id, lambda given: feedback.checked_id(given, "user_id")),
+            convo_id=self._right(convo_id, lambda given: feedback.checked_id(given, "convo_id")),
+            event=self._right(event, lambda given: feedback.checked_id(given, "event")),
+            event_id=self._right(event_id, lambda given: feedback.checked_id(given, "event_id")),
+            properties=self._right(properties, feedback.checked_properties) or {},
+            budget_usd=self._right(budget_usd, feedback.checked_budget),
+            over_budget=over_budget if is_known else "warn",
         )
 
     def span(self, name: str, /, kind: Kind = "custom", **inputs: Any) -> SpanScope:
@@ -260,17 +262,9 @@ class Tracer:
     def _completed(self, item: Item | OpenSpan) -> Item:
         return self._recorder.complete(item) if isinstance(item, OpenSpan) else item
 
-    def _checked(self, what: str, value: str | None) -> str | None:
-        """An interaction's id if it can be one; None where it was rejected, or not given."""
-        given = value is not None and self._accepts("interaction", lambda: feedback.checked_id(value, what))
-        return value if given else None
-
-    def _is_right(self, value: Any, check: Callable[[Any], None]) -> bool:
-        return self._accepts("interaction", lambda: check(value))
-
-    def _checked_properties(self, properties: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        given = properties is not None and self._accepts("interaction", lambda: feedback.checked_properties(properties))
-        return properties if given and properties is not None else {}
+    def _right(self, value: V | None, check: Callable[[V], object]) -> V | None:
+        """What was given for an interaction, if it can be that; None where it was rejected, or not given."""
+        return value if value is not None and self._accepts("interaction", lambda: check(value)) else None
 
     def _accepts(self, what: str, work: Callable[[], object]) -> bool:
         """Do `work`; a ValueError from it means that the program gave something wrong."""
