@@ -24,7 +24,7 @@ from spanhook.prediction_events import event_id_of
 from spanhook.processes import without_forks
 from spanhook.propagation import attach, inject
 from spanhook.scopes import Interaction
-from spanhook.span import Call, Facts, RemoteParent, Signal, Span, SpanError, Usage
+from spanhook.span import Call, Facts, RemoteParent, Signal, Span, SpanError, SpanIds, Usage
 from spanhook.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ __all__ = [
     "Signal",
     "Span",
     "SpanError",
+    "SpanIds",
     "SpanhookError",
     "Stats",
     "Tracer",

@@ -117,6 +117,28 @@ class OpenSpan:
         """16 hex digits."""
         return span_id_of(self.bits)
 
+    # With `span_id` these make it a `spanhook.SpanIds`.
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits."""
+        return self.trace.trace_id
+
+    @property
+    def event_id(self) -> str:
+        """The interaction's."""
+        return self.trace.event_id
+
+    @property
+    def user_id(self) -> str | None:
+        """Whose call it is."""
+        return self.trace.user_id
+
+    @property
+    def convo_id(self) -> str | None:
+        """The conversation that it belongs to."""
+        return self.trace.convo_id
+
     @property
     def span(self) -> Span:
         """Its span: one object, on whichever thread it is asked for first."""

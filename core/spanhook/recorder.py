@@ -50,6 +50,8 @@ class Recorder:
         self._hooks = {kind: SpanHooks(kind, plugins) for kind in KINDS}
         self._at_start = {kind: hooks.start for kind, hooks in self._hooks.items()}
         self._at_once = {kind: hooks.at_once for kind, hooks in self._hooks.items()}
+        self._told_start = {kind: hooks.told_start for kind, hooks in self._hooks.items()}
+        self._told_end = {kind: hooks.told_end for kind, hooks in self._hooks.items()}
         self._completing = Lock()
         self._counting = Lock()  # not the same: what completes a span may run a plugin's code
         place, how = "copying a call's content", ((dspy_compat.plain_form,), dspy_compat.FIELDS)
@@ -87,6 +89,8 @@ class Recorder:
             parent.mirror_start(opened)
         for place, _, hook in self._at_start[kind]:
             self._guard.call(place, hook, opened.span, opened.call)
+        if told := self._told_start[kind]:
+            self._tell(told, opened)
         return opened
 
     def _frozen(self, arguments: Mapping[str, Any], parent: OpenSpan | None) -> Any:
@@ -148,6 +152,8 @@ class Recorder:
             self._ask_for_own(opened, outputs, exception)
         elif at_once := self._at_once[kind]:
             self._ask(opened, at_once, outputs, exception)
+        if told := self._told_end[kind]:
+            self._tell(told, opened)
         if parent is not None:
             if parent.kind == "interaction":
                 parent.mirror_end(opened)
@@ -163,6 +169,12 @@ class Recorder:
                 self.hand_over(span)
         elif not self._deliver(opened) and opened.part is not None:
             self.complete(opened)  # nobody else will, and what it weighs would stay until its parent ends
+
+    def _tell(self, hooks: Sequence[Hook], opened: OpenSpan) -> None:
+        """Call those that look at the ids alone."""
+        for place, _, hook in hooks:
+            if self._guard.call(place, hook, opened, None) is not None:
+                self._guard.refuse(place, "returned facts, which a plugin with only_ids = True can't have")
 
     def _ask_for_own(self, opened: OpenSpan, outputs: Any, exception: BaseException | None) -> None:
         """Ask extractors about a span of the program's own, whose attributes are the program's objects."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, Protocol, TypedDict, get_args
 
 Kind = Literal[
     "interaction",
@@ -164,6 +164,35 @@ class Span:
         if self.error is not None:
             data["error"] = {"type": self.error.type, "message": self.error.message, "traceback": self.error.traceback}
         return data
+
+
+class SpanIds(Protocol):
+    """A span's ids, written out when someone reads them: what plugins with `only_ids = True` get in a span's place."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits."""
+        ...
+
+    @property
+    def span_id(self) -> str:
+        """16 hex digits."""
+        ...
+
+    @property
+    def event_id(self) -> str:
+        """The interaction's name in every backend."""
+        ...
+
+    @property
+    def user_id(self) -> str | None:
+        """Whose call it is, where that is known."""
+        ...
+
+    @property
+    def convo_id(self) -> str | None:
+        """The conversation that it belongs to."""
+        ...
 
 
 class Facts(TypedDict, total=False):

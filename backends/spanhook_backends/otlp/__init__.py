@@ -53,7 +53,7 @@ class OTLPBackend:
             )
         self._names = Names(options.conventions)
         if options.join:  # else no call of the program has to pay for these hooks
-            self.span_kinds, self.sees_facts = context.KINDS, False
+            self.span_kinds, self.only_ids = context.KINDS, True
             self.span_start, self.span_end, self.trace_parent = context.enter, context.leave, context.trace_parent
         self._converter = Converter(self._names)
         self._places = signals.Places()

@@ -17,7 +17,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from spanhook import RemoteParent, Span, hookimpl
+from spanhook import RemoteParent, SpanIds, hookimpl
 
 # No code of the program, and no client of anything, runs in the others.
 KINDS = ("interaction", "module", "lm", "tool", "evaluate", "compile", "interpreter", "custom")
@@ -29,7 +29,7 @@ _left_behind: dict[str, None] = {}  # spans that ended in another context than t
 class _Ours(NonRecordingSpan):
     """Stands in OpenTelemetry's context for a span of ours, with what was there before."""
 
-    def __init__(self, span: Span, outside: Context) -> None:
+    def __init__(self, span: SpanIds, outside: Context) -> None:
         self.span = span
         self.outside = outside
         self._made: SpanContext | None = None  # when someone asks for it: inside of most calls nobody does
@@ -45,18 +45,18 @@ class _Ours(NonRecordingSpan):
         return self._made
 
     def __repr__(self) -> str:
-        return f"<{self.span.kind} {self.span.name!r} of Spanhook: {self.get_span_context()!r}>"
+        return f"<a span of Spanhook: {self.get_span_context()!r}>"
 
 
 @hookimpl
-def enter(span: Span) -> None:
+def enter(span: SpanIds) -> None:
     """Make a span that starts the current one: the backend's `span_start`."""
     outside = otel.get_current()
     otel.attach(set_span_in_context(_Ours(span, outside), outside))
 
 
 @hookimpl
-def leave(span: Span) -> None:
+def leave(span: SpanIds) -> None:
     """Put back what was there before: the backend's `span_end`.
 
     Not by OpenTelemetry's token, which is good in one context alone: a generator or a task may end a call in another.

@@ -18,6 +18,7 @@ from spanhook.plugins.discovery import PluginKind
 from spanhook.span import KINDS
 
 Hook = Callable[..., Any]
+_OF_SPANS = ("span_start", "span_end")
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,7 +32,7 @@ class Plugin:
     span_kinds: frozenset[str] = frozenset(KINDS)  # for which span_start and span_end are called
     deferred_kinds: frozenset[str] = frozenset()  # for which span_end may be called later, on another thread
     sees_span: bool = True  # whether span_end takes the span
-    sees_facts: bool = True  # whether it looks at what others have found
+    only_ids: bool = False  # whether its span_start and span_end look at a span's ids alone, and find nothing
 
     @property
     def label(self) -> str:
@@ -74,12 +75,21 @@ def register(kind: PluginKind | None, name: str, instance: Any) -> Plugin:
         _check_marks(instance, hooks)
         kind = kind or ("backend" if hooks.keys() - EXTRACTOR_HOOKS else "extractor")
         _check_kind(kind, hooks)
+        only_ids = _only_ids(instance, [c for hook, c in implementations.items() if hook in _OF_SPANS])
         kinds, deferred = _kinds(instance, "span_kinds", KINDS), _kinds(instance, "deferred_kinds", ())
     except PluginError as problem:
         raise PluginError(f"{label}: {problem}") from None
     sees_span = "span_end" in hooks and "span" in implementations["span_end"].argnames
-    sees_facts = getattr(instance, "sees_facts", True) is not False
-    return Plugin(name, kind, instance, hooks, kinds, deferred, sees_span, sees_facts)
+    return Plugin(name, kind, instance, hooks, kinds, deferred, sees_span, only_ids)
+
+
+def _only_ids(instance: Any, of_spans: Collection[pluggy.HookImpl]) -> bool:
+    only_ids = getattr(instance, "only_ids", False)
+    if not isinstance(only_ids, bool):
+        raise PluginError("only_ids must be True or False")
+    if only_ids and any("call" in implementation.argnames for implementation in of_spans):
+        raise PluginError("only_ids = True: span_start and span_end get no call then; remove the argument, or only_ids")
+    return only_ids
 
 
 def _kinds(instance: Any, attribute: str, default: Collection[str]) -> frozenset[str]:

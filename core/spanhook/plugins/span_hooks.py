@@ -18,16 +18,20 @@ class SpanHooks:
     """`span_start` and `span_end` of all plugins, for the spans of one kind."""
 
     def __init__(self, kind: Kind, plugins: list[Plugin]) -> None:
-        asked = sorted(plugins, key=lambda plugin: plugin.kind == "backend")  # extractors know better
-        self.start = _hooks("span_start", kind, plugins)
+        told = [plugin for plugin in plugins if plugin.only_ids]
+        seeing = [plugin for plugin in plugins if not plugin.only_ids]
+        asked = sorted(seeing, key=lambda plugin: plugin.kind == "backend")  # extractors know better
+        self.start = _hooks("span_start", kind, seeing)
         self.end = _hooks("span_end", kind, asked)
         # May be called after the call: those at the end of the list, so that no later one misses facts of theirs.
-        seeing = [p for p in asked if "span_end" in p.hooks and kind in p.span_kinds and p.sees_facts]
-        deferrable = itertools.takewhile(lambda p: kind in p.deferred_kinds, reversed(seeing))
+        ending = [p for p in asked if "span_end" in p.hooks and kind in p.span_kinds]
+        deferrable = itertools.takewhile(lambda p: kind in p.deferred_kinds, reversed(ending))
         self.later = _hooks("span_end", kind, list(deferrable)[::-1])
         self.at_once = [hook for hook in self.end if hook not in self.later]
         # Making a span takes time: where nobody looks at it, it is left to the intake thread.
-        self.sees_span = any(p.sees_span and kind in p.span_kinds for p in asked if "span_end" in p.hooks)
+        self.sees_span = any(p.sees_span for p in ending)
+        self.told_start = _hooks("span_start", kind, told)
+        self.told_end = _hooks("span_end", kind, told)
 
 
 def _hooks(hook: str, kind: Kind, plugins: list[Plugin]) -> list[Hook]:
