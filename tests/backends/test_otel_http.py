@@ -1,0 +1,34 @@
+"""What a request over HTTP carries beside the spans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("opentelemetry.proto")
+pytest.importorskip("grpc")
+
+from opentelemetry.sdk.resources import Resource
+from otlp_server import PROTOBUF, OTLPServer, Reply
+
+from spanhook import Span
+from spanhook_backends.otel.http import HTTPSender
+from spanhook_backends.otel.spans import readable
+
+
+def test_no_other_headers_are_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No password of `.netrc`, no cookie that a server has set: what is not in the configuration is another's."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login anna password another-server\n", encoding="utf-8")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    span = readable(Span("1" * 32, "2" * 16, None, "e", "custom", "work", 1, 2), {}, Resource({}), parent_id=None)
+    with OTLPServer() as receiver:
+        receiver.answer_with(Reply(200, {**PROTOBUF, "Set-Cookie": "session=1; Path=/"}))
+        sender = HTTPSender(f"{receiver.options['endpoint']}/v1/traces", {"x-key": "k"}, 10.0)
+        assert [sender.send([span]).status for _ in range(2)] == [200, 200]
+        sender.close()
+        sent = [{name.lower() for name in request[0]} for request in receiver.requests]
+    ours = {"user-agent", "content-type", "content-length", "host", "accept-encoding", "x-key"}
+    assert sent == [ours, ours]
