@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 
 from spanhook import Call, ConfigError, PluginOptions, Signal, Span, TracingSettings, hookimpl
+from spanhook_backends.bounded import Bounded
 from spanhook_backends.opik import context, payloads, sdk
 from spanhook_backends.opik.acks import Key
-from spanhook_backends.opik.bounded import Bounded
 from spanhook_backends.opik.connection import Connection
 from spanhook_backends.opik.graph import Graphs
 from spanhook_backends.opik.places import Places, needs_span

@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 
 from spanhook import Span
-from spanhook_backends.opik.bounded import Bounded
+from spanhook_backends.bounded import Bounded
 
 MAX_NODES = 200
 MAX_LABEL = 100  # characters of a signature's instructions

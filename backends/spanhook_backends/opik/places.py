@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 
 from spanhook import Span
+from spanhook_backends.bounded import Bounded
 from spanhook_backends.opik import sdk
-from spanhook_backends.opik.bounded import Bounded
 from spanhook_backends.opik.ids import remote_trace_uuid, span_uuid, trace_id_of, trace_uuid
 
 MAX_OPEN = 50_000  # spans that run; one that is dropped on its way never comes to be forgotten
