@@ -7,6 +7,7 @@ import getpass
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,19 +50,19 @@ def _nothing_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every tracer that the test made is shut down, DSPy has its callbacks back, and no thread is left."""
-    made: list[Tracer] = []
+    made: weakref.WeakSet[Tracer] = weakref.WeakSet()
     make = Tracer.__init__
 
     @functools.wraps(make)
     def remember(self: Tracer, *arguments: Any, **more: Any) -> None:
         make(self, *arguments, **more)
-        made.append(self)
+        made.add(self)
 
     monkeypatch.setattr(Tracer, "__init__", remember)
     callbacks = list(dspy.settings.get("callbacks") or ())
     threads = set(threading.enumerate())
     yield
-    for tracer in made:
+    for tracer in list(made):
         tracer.shutdown(timeout=2.0)
     if dspy.settings.get("callbacks") != callbacks:
         dspy.configure(callbacks=callbacks)

@@ -251,15 +251,15 @@ def _left_open(environment: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[
     return left
 
 
-def _without(tree: Mapping[str, Any], places: Sequence[tuple[str | int, ...]]) -> dict[str, Any]:
+def _without(tree: Mapping[Any, Any], places: Sequence[tuple[str | int, ...]]) -> dict[Any, Any]:
     """A copy that lacks the options at `places`; of a list that has a wrong item, the whole list."""
     copied = dict(tree)
     for key in {place[0] for place in places if place}:
         below = [place[1:] for place in places if place and place[0] == key]
-        if all(below) and isinstance(copied.get(str(key)), Mapping):
-            copied[str(key)] = _without(copied[str(key)], below)
+        if all(below) and isinstance(copied.get(key), Mapping):
+            copied[key] = _without(copied[key], below)
         else:
-            copied.pop(str(key), None)
+            copied.pop(key, None)
     return copied
 
 
@@ -292,7 +292,8 @@ def _known_names(model: type[BaseModel], path: tuple[str | int, ...]) -> list[st
 
 
 def _plain_dict(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _plain_dict(item) if isinstance(item, Mapping) else item for key, item in value.items()}
+    # A key that is no string becomes one, as that of a file would be: it is an unknown option then.
+    return {str(key): _plain_dict(item) if isinstance(item, Mapping) else item for key, item in value.items()}
 
 
 def _shown(path: Path) -> str:

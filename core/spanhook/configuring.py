@@ -23,7 +23,8 @@ def configure(
     """Load the configuration and its plugins, and trace DSPy from now on.
 
     A tracer that was configured before is replaced: it is shut down, and DSPy has one callback of ours at any time.
-    Other callbacks stay. Call it where you call `dspy.configure`: DSPy lets one thread only change its settings.
+    Only tracers with `instrument = "wrapped"` replace nobody, and nobody replaces them. Other callbacks stay.
+    Call it where you call `dspy.configure`: DSPy lets one thread only change its settings.
 
     Args:
         config: a `tracing.toml`, a dict of its shape, or `Settings`; None searches, see the reference.

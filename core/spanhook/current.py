@@ -8,6 +8,7 @@ from typing import Any
 from spanhook import dspy_compat
 from spanhook.active import SETTING, OpenSpan
 from spanhook.dspy_source import DSPySource
+from spanhook.guard import attempt
 from spanhook.span import Span
 
 
@@ -27,7 +28,8 @@ def current_open() -> OpenSpan | None:
 def current_span() -> Span | None:
     """The innermost span that is open on this thread or task; None outside of any. Read it, don't change it."""
     opened = current_open()
-    return opened.span if opened is not None else None
+    # To put a call into words may run code of its LM's class.
+    return attempt(lambda: opened.span)[0] if opened is not None else None
 
 
 def add_trace_ids(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -44,6 +44,17 @@ def apply(span: Span, facts: Facts | None, source: str) -> list[str]:
     return refused
 
 
+def refuse_wrong(span: Span) -> list[str]:
+    """Take out of a span what the program has put there and no field can hold; a line for each."""
+    refused: list[str] = []
+    for name, (check, allowed) in _CHECKS.items():
+        value = getattr(span, name)
+        if value is not None and not check(value):
+            setattr(span, name, None)
+            refused.append(f"{name} must be {allowed}; this {type(value).__name__} can't be used")
+    return refused
+
+
 def _apply_attributes(span: Span, attributes: Any, source: str) -> list[str]:
     if not isinstance(attributes, Mapping):
         return [f"attributes must be a dict; this {type(attributes).__name__} can't be used"]

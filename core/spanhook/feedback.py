@@ -85,7 +85,7 @@ def identity(user_id: Any, traits: Any) -> Identity:
     if not isinstance(traits, Mapping):
         raise ValueError(f"traits must be a dict, not {_shown(traits)}")
     for name, value in traits.items():
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name.strip():
             raise ValueError(f"the name of a trait must be a string that is not blank, not {_shown(name)}")
         if not isinstance(value, (str, int, float, bool)):
             raise ValueError(f"trait {name!r} must be a str, int, float or bool, not {_shown(value)}")

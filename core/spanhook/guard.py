@@ -173,7 +173,7 @@ def located(error: BaseException) -> str:
 def message_of(error: BaseException) -> str:
     """The exception's text; a mark in its place when its own `__str__` raises."""
     try:
-        return str(error)
+        return str.__str__(str(error))  # a plain one, if it is of a class of the program's
     except Exception:  # noqa: BLE001 - part of the guard: the text comes from the program's own __str__
         return "<exception without a printable message>"
 

@@ -66,7 +66,10 @@ class HookSpecs:
 
     @hookspec
     def identify(self, user_id: str, traits: Mapping[str, Trait]) -> None:
-        """Called when the program says who a user is: on the backend's own thread, in order with the spans."""
+        """Called when the program says who a user is: on the backend's own thread, in order with the spans.
+
+        What was said of the user before still holds, but for traits of the same name.
+        """
 
     @hookspec
     def track_signal(self, signal: Signal) -> None:

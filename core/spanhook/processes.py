@@ -83,14 +83,23 @@ def call_at_exit(owner: Any, callback: Callable[[], object]) -> None:
 
     Args:
         owner: for whose life in a forked worker it holds.
-        callback: a bound method of `owner`.
+        callback: a bound method of `owner`; after `atexit.unregister(callback)` nothing here keeps that alive.
     """
     atexit.register(callback)
+    name = callback.__name__
     if multiprocessing.parent_process() is not None:
-        multiprocessing.util.Finalize(None, callback, exitpriority=0)
-    multiprocessing.util.register_after_fork(
-        owner, lambda _: multiprocessing.util.Finalize(None, callback, exitpriority=0)
-    )
+        _at_worker_exit(owner, name)
+    multiprocessing.util.register_after_fork(owner, lambda forked: _at_worker_exit(forked, name))
+
+
+def _at_worker_exit(owner: Any, name: str) -> None:
+    known = weakref.ref(owner)
+
+    def finish() -> None:
+        if (still := known()) is not None:
+            getattr(still, name)()
+
+    multiprocessing.util.Finalize(None, finish, exitpriority=0)
 
 
 def _after_fork_in_child() -> None:

@@ -180,6 +180,8 @@ class Recorder:
         """Ask extractors about a span of the program's own, whose attributes are the program's objects."""
         span = opened.span
         span.attributes = self._copy(span.attributes) or {}
+        for refusal in facts.refuse_wrong(span):
+            self._guard.refuse("tracer: a span of the program's own", refusal)
         if self.content and opened.kind != "interaction" and span.inputs is not opened.inputs:
             opened.inputs = self._copy(span.inputs)
         self._ask(opened, self._hooks[opened.kind].end, outputs, exception)

@@ -22,6 +22,7 @@ MAX_REMEMBERED_CHARS = 2_000_000  # of all of them
 MAX_TEXT_CHARS = 20_000  # of one
 MAX_NAME_CHARS = 100
 _MAX_INT = (1 << 63) - 1  # a larger one is written out
+_NAMES = frozenset({str})
 _TEXTS = frozenset({str, type(None)})
 
 
@@ -46,7 +47,7 @@ class Redactor:
 
     def are_clean(self, texts: Iterable[str | None]) -> bool:
         """Whether texts are known to stay as they are. Few are known; asking costs next to nothing."""
-        return self._clean.issuperset(texts)
+        return self._are_known(list(texts))
 
     def text(self, text: str) -> str:
         """A text without secrets, not too long, and valid Unicode.
@@ -54,7 +55,9 @@ class Redactor:
         Raises:
             TimeoutError: a pattern of the user's takes too long on it.
         """
-        if text in self._clean and type(text) is str:
+        if type(text) is not str:
+            text = str.__str__(text)  # of a class of the program's, which may have any method
+        if text in self._clean:
             return text
         beyond = len(text) - self._max_chars - MARGIN_CHARS
         seen = self._redacted(text if beyond <= 0 else text[: self._max_chars + MARGIN_CHARS])
@@ -112,7 +115,8 @@ class Redactor:
         return [changes.get(place, item) for place, item in enumerate(value)]
 
     def _dict(self, value: dict[str, Any]) -> dict[str, Any]:
-        if not (self._plain.issuperset(value) or all(map(self._is_plain, value))):
+        are_texts = _NAMES.issuperset(map(type, value))
+        if not (are_texts and (self._plain.issuperset(value) or all(map(self._is_plain, value)))):
             value = self._with_clean_names(value)
         if not self._are_known(value.values()) and (changes := self._changes(value.items())):
             value = {**value, **changes}
@@ -131,7 +135,7 @@ class Redactor:
         return text
 
     def _remember(self, text: str) -> None:
-        if type(text) is not str or len(text) > MAX_TEXT_CHARS:
+        if len(text) > MAX_TEXT_CHARS:
             return
         if len(self._clean) >= MAX_REMEMBERED or self._clean_chars >= MAX_REMEMBERED_CHARS:
             self._clean.clear()
@@ -154,7 +158,7 @@ class Redactor:
         if name in self._plain:
             return True
         is_plain = self.text(name) == name and not self._is_field(name)
-        if is_plain and type(name) is str and len(name) <= MAX_NAME_CHARS:
+        if is_plain and len(name) <= MAX_NAME_CHARS:
             if len(self._plain) >= MAX_REMEMBERED:
                 self._plain.clear()
             self._plain.add(name)

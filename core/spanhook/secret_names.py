@@ -36,7 +36,7 @@ def is_secret_name(name: str) -> bool:
     """Whether a field, header, variable or option of this name holds a secret, judged by the words in it."""
     parts = [part.lower() for part in _PARTS.findall(name)]
     if not parts or parts[-1] in _ABOUT:
-        return name in _SESSION_COOKIES
+        return name.lower() in _SESSION_COOKIES
     if not _WORDS.isdisjoint(parts):
         return True
     last, before = parts[-1], parts[-2] if len(parts) > 1 else ""
@@ -52,4 +52,4 @@ def is_secret_name(name: str) -> bool:
             following = parts[position + 1] if position + 1 < len(parts) else "value"
             if following in ("value", "secret", "string", "key"):
                 return True
-    return name in _SESSION_COOKIES
+    return name.lower() in _SESSION_COOKIES

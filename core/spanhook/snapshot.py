@@ -238,6 +238,8 @@ def trim_text(text: str, max_chars: int, *, beyond: int = 0) -> str:
         max_chars: how much of it may stay.
         beyond: how many characters of it were left out already.
     """
+    if type(text) is not str:
+        text = str.__str__(text)  # of a class of the program's
     if len(text) > max_chars or beyond:
         text = f"{text[:max_chars]}… [{max(0, len(text) - max_chars) + beyond} more characters]"
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

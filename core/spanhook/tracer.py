@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spanhook import feedback
 from spanhook.active import OpenSpan
 from spanhook.budgets import OverBudget
-from spanhook.delivery.items import Item
+from spanhook.delivery.items import TRACE_FULL, Dropped, Item
 from spanhook.delivery.keeping import Keeping
 from spanhook.delivery.pipeline import Pipeline
 from spanhook.delivery.stats import Stats
@@ -252,11 +252,11 @@ class Tracer:
         finally:
             self._recorder.listeners.remove(hear)
 
-    def _prepare(self, item: Item | OpenSpan) -> Item | None:
-        """Make what the program handed over fit for every backend, on the intake thread; None if its trace is full."""
+    def _prepare(self, item: Item | OpenSpan) -> Item | Dropped:
+        """Make what the program handed over fit for every backend, on the intake thread, unless its trace is full."""
         completed = self._completed(item)
         if isinstance(completed, Span) and not self._trace_limit.admits(completed):
-            return None
+            return TRACE_FULL
         return self._finish(completed)
 
     def _completed(self, item: Item | OpenSpan) -> Item:
@@ -284,15 +284,18 @@ class Tracer:
         return False
 
     def install(self) -> list[Tracer]:
-        """Have DSPy call this tracer and no other, and begin with what is left in the spool; `configure` has done it.
+        """Have DSPy call this tracer, and begin with what is left in the spool; `configure` has done it.
 
-        Returns the tracers that it replaces.
+        Returns the tracers that it replaces: one for all calls takes the place of another, one for wrapped programs
+        lives beside it.
 
         Raises:
             InstallError: DSPy refuses a callback in this thread or task.
         """
         tracing = self.settings.tracing
-        replaced = self._installation.replace_others(is_called=tracing.enabled and tracing.instrument == "all")
+        replaced: list[Installation] = []
+        if tracing.instrument == "all" or not tracing.enabled:
+            replaced = self._installation.replace_others(is_called=tracing.enabled)
         call_at_exit(self, self._at_exit)
         self._pipeline.open()
         return [other.source.owner for other in replaced]

@@ -320,7 +320,8 @@ def test_what_identify_said_is_on_the_spans_that_follow(receiver: Any) -> None:
     with traced(receiver) as tracer:
         with tracer.interaction(user_id="u1", event="before"):
             pass
-        tracer.identify("u1", {"name": "Al", "email": "al@example.com", "plan": "pro", "seats": 3, "beta": True})
+        tracer.identify("u1", {"name": "Al", "plan": "free", "seats": 3})
+        tracer.identify("u1", {"email": "al@example.com", "plan": "pro", "beta": True})
         for user in ("u1", "u2"):
             with tracer.interaction(user_id=user, event=f"after {user}"):
                 pass

@@ -337,3 +337,12 @@ def test_what_an_evaluation_scored(server: LMServer, configure: Configure, scree
     assert ["no score: its metric raised" in line for line in scored] == [True, False, False]
     assert ["score 1" in line for line in scored] == [False, True, False]
     assert "score 0.5" in scored[2]
+
+
+def test_an_odd_attribute_of_the_program_s_own_spoils_no_tree(configure: Configure, screen: Screen) -> None:
+    """`finish_reasons` is an extractor's list; a program may have set anything."""
+    tracer = configure()
+    with tracer.interaction(), tracer.span("own", kind="lm") as span:
+        span.attributes["finish_reasons"] = 3
+    assert tracer.flush()
+    assert "own" in screen.text()

@@ -9,6 +9,7 @@ import pytest
 import odd_plugins
 import spanhook
 from doubles import Memory
+from spanhook import ConfigError
 
 TRACING = ", ".join(sorted(spanhook.TracingSettings.model_fields))
 NAMES = ("TRACING", "DELIVERY", "REDACT", "BACKENDS", "EXTRACTORS")
@@ -221,6 +222,21 @@ def test_every_problem_of_the_plugins_at_once(problems_of):
     ]  # fmt: skip
     assert [type(plugin).__name__ for plugin in odd_plugins.closed] == ["Plain"]
     assert given_in_code.hooks == ["shutdown"]
+
+
+@pytest.mark.parametrize("config", [{5: {}}, {"tracing": {5: 1}}, {"backends": {5: {}}}])
+def test_a_key_that_is_no_string(config):
+    """It is an unknown name like any other."""
+    with pytest.raises(ConfigError, match=r"configure\(\): .*5: "):
+        spanhook.configure(config)
+
+
+def test_plugins_that_are_no_dict_are_one_problem_among_others(problems_of):
+    """What was made before is let go of, and what is wrong with the rest is said too."""
+    with pytest.raises(ConfigError) as caught:
+        spanhook.configure({"tracing": {"backends": ["nope"]}}, plugins=[1])  # type: ignore[arg-type]
+    assert len(caught.value.problems) == 2
+    assert "must be a dict of plugins by name, not a list" in caught.value.problems[1]
 
 
 def test_a_failed_configure_leaves_the_earlier_tracer_at_work(problems_of):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -217,6 +219,55 @@ def test_a_backend_that_raises():
     one_span(tracer)
     assert tracer.flush() is True
     assert counts(tracer) == BackendStats(accepted=4, failed=3, delivered=1)
+
+
+class Loud(str):
+    """Text of a class of the program's."""
+
+
+class LoudError(Exception):
+    def __str__(self) -> str:
+        return Loud("shouted")
+
+
+def test_text_of_the_program_s_own_classes():
+    """It is the same text to every backend, and stops nothing."""
+    memory = Memory()
+    tracer = tracer_of(memory)
+    with suppress(LoudError), tracer.span(Loud("a"), **{Loud("b"): Loud("c")}) as span:
+        span.attributes[Loud("d")] = Loud("e")
+        raise LoudError
+    tracer.identify(Loud("u1"), {Loud("plan"): Loud("pro")})
+    tracer.track_signal(Loud("e1"), Loud("n"), properties={Loud("f"): Loud("g")}, comment=Loud("h"))
+    assert tracer.flush()
+    (sent,) = memory.spans
+    assert sent.error is not None
+    assert sent.error.message == "shouted"
+    identity, signal = (argument for hook, argument in memory.calls if hook in ("identify", "track_signal"))
+    found = [sent.name, sent.inputs, sent.attributes, sent.error.message, *identity, signal.properties, signal.comment]
+    assert found == ["a", {"b": "c"}, {"d": "e"}, "shouted", "u1", {"plan": "pro"}, {"f": "g"}, "h"]
+    assert "Loud" not in {type(text).__name__ for text in _texts(found)}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for below in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(below)
+
+
+def test_what_can_t_be_prepared_is_dropped_counted_and_stops_nothing(caplog):
+    """One span that the program has broken: the next ones go on, and a flush that waited is told."""
+    memory = Memory()
+    tracer = tracer_of(memory)
+    with tracer.span("above"), tracer.span("broken") as span:
+        span.local_root_id = ["odd"]  # type: ignore[assignment]
+    one_span(tracer, "next")
+    assert tracer.flush() is False
+    assert tracer.flush() is True
+    assert [span.name for span in memory.spans] == ["above", "next"]
+    assert tracer.stats().backends["a"] == BackendStats(accepted=3, delivered=2, dropped={"not_prepared": 1})
+    assert "backend a: 1 dropped (not prepared)" in caplog.text
 
 
 def test_every_flush_that_waited_for_a_failed_batch_is_told():

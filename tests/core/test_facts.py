@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doubles import Memory, tracer_of
 from spanhook import Span, Usage
 from spanhook.facts import MAX_ATTRIBUTES, apply
 
@@ -162,3 +163,16 @@ def test_whatever_extractors_return_leaves_a_right_span(returned):
         assert (value is None) == (name not in target.sources)
         assert value is None or apply(span(), {name: value}, "again") == []  # type: ignore[misc]
     assert all(type(name) is str for name in target.attributes)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_a_program_s_own_span_is_held_to_the_same(name, value, caplog):
+    """What it sets and no backend could send is left out, and said; everything else goes on."""
+    memory = Memory()
+    tracer = tracer_of(memory, tracing={"keep": ["cost:0.01"]})
+    with tracer.interaction() as interaction, tracer.span("call", kind="lm") as opened:
+        setattr(opened, name, value)
+    assert interaction.cost_usd is None
+    assert tracer.flush()
+    assert [getattr(ended, name) for ended in memory.spans] == [None, None]
+    assert f"{name} must be " in caplog.text

@@ -128,6 +128,7 @@ WRONG_IDENTITIES = [
     (("u", {"since": date(2024, 5, 1)}), f"trait 'since' {TRAIT} a date"),
     (("u", {3: "x"}), "the name of a trait must be a string that is not blank, not 3"),
     (("u", {"": "x"}), "the name of a trait must be a string that is not blank, not ''"),
+    (("u", {"  ": "x"}), "the name of a trait must be a string that is not blank, not '  '"),
 ]
 
 

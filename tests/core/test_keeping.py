@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import random
+from contextlib import suppress
 from typing import Any
 
+import dspy
 import pytest
+from dspy.utils.dummies import DummyLM
 
 import spanhook
 from doubles import Memory, tracer_of
@@ -84,7 +87,7 @@ def span(name: str, parent: str | None, kind: Kind = "custom", *, seconds: float
 def decide(rules: list[str], *spans: Span, sampled: bool = False, rate: float | None = 0.1) -> list[str]:
     keeping = Keeping(rules, 100, 100_000)
     keeping.begin("root", sampled=sampled, rate=rate)
-    return [one.name for one in keeping.take(spans)]
+    return [one.name for ended in spans for one in keeping.take(ended)]
 
 
 @pytest.mark.parametrize(
@@ -251,11 +254,11 @@ def test_too_many_running_traces(monkeypatch: pytest.MonkeyPatch) -> None:
             "a" * 32, f"c{number}", f"r{number}", "e", "custom", "c", 0, 1, error=error if number == 1 else None
         )
         child.local_root_id = f"r{number}"
-        out = keeping.take([child])
+        out = keeping.take(child)
         assert [one.span_id for one in out] == (["c1"] if number == 3 else [])
     late = Span("a" * 32, "late", "r0", "e", "custom", "c", 0, 1)
     late.local_root_id = "r0"
-    assert keeping.take([late]) == []
+    assert not keeping.take(late)
     assert keeping.sampled_out == 1
 
 
@@ -298,6 +301,21 @@ def test_a_forked_child_decides_for_its_own(memory: Memory) -> None:
     assert tracer.stats().sampled_out == 1
 
 
+def test_a_signature_among_the_inputs_can_be_held(memory: Memory) -> None:
+    """What a program is called with is no plain data until it goes out."""
+    tracer = tracer_of(memory, tracing={"sample_rate": 0.0, "keep": ["error"]})
+
+    class Other(dspy.Signature):
+        question: str = dspy.InputField()
+        answer: str = dspy.OutputField()
+
+    with suppress(KeyError), tracer.interaction(), dspy.context(lm=DummyLM([{"answer": "a"}])):
+        dspy.Predict("question -> answer")(question="?", signature=Other)
+        raise KeyError
+    assert tracer.flush()
+    assert {"interaction", "Predict"} <= {span.name for span in memory.spans}
+
+
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
 def test_random_trace_ids_give_the_right_share(rate: float) -> None:
     """OpenTelemetry's ids are random in all digits, ours begin with the time: both give the share, within 5 sigma."""
@@ -315,7 +333,7 @@ def test_what_waits_is_bounded_by_bytes_too() -> None:
     keeping = Keeping(["error"], 100, 10_000)
     keeping.begin("root", sampled=False, rate=0.1)
     for number in range(5):
-        assert not keeping.take([span(f"{number}", "root", outputs="x" * 6_000)])
-    kept = keeping.take([span("root", None, error=SpanError("E", None, None))])
+        assert not keeping.take(span(f"{number}", "root", outputs="x" * 6_000))
+    kept = keeping.take(span("root", None, error=SpanError("E", None, None)))
     assert kept[-1].attributes["spans_left_out"] == keeping.take_lost() >= 4
     assert len(kept) == 1 + 5 - kept[-1].attributes["spans_left_out"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,36 @@ def test_a_refused_callback_leaves_nothing_running() -> None:
     assert "where you call dspy.configure()" in str(caught[0])
     assert 'instrument = "wrapped"' in str(caught[0])
     assert memory.hooks == ["shutdown"]
+
+
+def test_a_tracer_for_wrapped_programs_lives_beside_the_one_for_all() -> None:
+    """Whichever was made first: neither shuts the other down."""
+    everything, wrapped = Memory(), Memory()
+    first = tracer_of(everything)
+    second = tracer_of(wrapped, tracing={"instrument": "wrapped"})
+    third = tracer_of(everything)
+    program = second.wrap(Answerer())
+    with dspy.context(lm=scripted()):
+        program(question="wrapped")
+        Answerer()(question="not wrapped")
+    assert first.shutdown()
+    assert not first.track_signal("e1", "thumbs_up"), "the third has taken its place"
+    assert second.flush()
+    assert third.flush()
+    assert [span.name for span in wrapped.spans if span.parent_id is None] == ["Answerer"]
+    assert [span.name for span in everything.spans if span.parent_id is None] == ["Answerer", "Answerer"]
+
+
+def test_a_tracer_that_was_shut_down_leaves_nothing_behind() -> None:
+    """Programs that configure again and again, as tests and notebooks do, don't fill up."""
+    tracer = tracer_of(Memory())
+    with tracer.span("a"):
+        pass
+    tracer.shutdown()
+    gone = weakref.ref(tracer)
+    del tracer
+    gc.collect()
+    assert gone() is None
 
 
 def test_disabling_replaces_the_tracer_that_was_there() -> None:

@@ -60,7 +60,7 @@ def test_a_secret_that_its_look_gives_away(kind, wrap):
     [
         *NAMES, "apikey", "api_keys", "OPENAI_API_KEY", "authToken", "id_token", "tokenValue", "db.password", "pwd",
         "properties.api_key", "secretKey", "write_key", "aws_session_token", "basic_auth", "sessionid", "DB_PASS",
-        "bot_tokens", "cookies",
+        "bot_tokens", "cookies", "JSESSIONID", "PHPSESSID", "sessionId",
     ],
 )  # fmt: skip
 def test_a_name_of_a_secret(name):

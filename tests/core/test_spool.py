@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import spanhook
 from doubles import WAIT_S, Gate, Memory, messages, one_span, tracer_of, wait_for
 from spanhook import BackendStats, RetryLater, Signal, Span, SpanError, Tracer, Usage
-from spanhook.delivery import codec, outage, spool
+from spanhook.delivery import codec, items, outage, spool
 from spanhook.delivery.items import Identity
 from spanhook.delivery.spool_file import SpoolFile
 
@@ -405,7 +405,7 @@ def test_a_span_is_the_same_after_a_restart(inputs, outputs, name, text):
     span = Span("0" * 32, "1" * 16, text, name, "lm", name, 1, 2**62, inputs, outputs, model=text, cost_usd=0.1 + 0.2)
     span.usage, span.error = Usage(3, cached_input_tokens=0), SpanError("E", text, name)
     span.cache_hit, span.attributes, span.sources = False, {name: outputs}, {"model": name}
-    again = codec.decode(codec.SPAN, codec.encode(span))
+    again = codec.decode(items.SPAN, codec.encode(span))
     assert isinstance(again, Span)
     assert repr(again.to_dict()) == repr(span.to_dict())
     assert again.usage == span.usage
@@ -418,6 +418,6 @@ def test_a_span_is_the_same_after_a_restart(inputs, outputs, name, text):
 def test_identities_and_signals_too(traits, content, text):
     """With the same types."""
     identity = Identity("u", traits)
-    assert repr(codec.decode(codec.IDENTITY, codec.encode(identity))) == repr(identity)
+    assert repr(codec.decode(items.IDENTITY, codec.encode(identity))) == repr(identity)
     signal = Signal("e", "s", "edit", 2**62, {"x": content}, text, text, text, "NEGATIVE")
-    assert repr(codec.decode(codec.SIGNAL, codec.encode(signal))) == repr(signal)
+    assert repr(codec.decode(items.SIGNAL, codec.encode(signal))) == repr(signal)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
+
 import dspy
 import pytest
 from dspy.utils.dummies import DummyLM
 
+import spanhook
 from doubles import Memory, one_span, tracer_of
 from lm_server import LMServer
+from spanhook import Signal, Span
 from spanhook.delivery.trace_limit import DROPPED, MAX_TRACES, TraceLimit
 
 
@@ -73,15 +77,51 @@ def test_programs_get_their_answers():
         assert dspy.Predict("question -> answer")(question="?").answer == "Paris"
 
 
+def test_interactions_that_share_a_trace_have_a_bound_each():
+    """Under one caller's trace several may run here at once: each root tells of what was under it."""
+    memory = Memory()
+    tracer = tracer_of(memory, tracing={"max_spans_per_trace": 3})
+    caller = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    with spanhook.attach(caller):
+        long, short = tracer.interaction(event="long"), tracer.interaction(event="short")
+    with long:
+        for _ in range(4):
+            one_span(tracer)
+        here = contextvars.copy_context()
+        contextvars.Context().run(_run_short, short, tracer)
+        here.run(one_span, tracer)
+    assert tracer.flush() is False
+    roots = {span.name: span.attributes.get(DROPPED) for span in memory.spans if span.kind == "interaction"}
+    assert roots == {"long": 3, "short": None}
+
+
+def _run_short(interaction: spanhook.Interaction, tracer: spanhook.Tracer) -> None:
+    with interaction:
+        one_span(tracer)
+
+
+def test_a_backend_that_takes_no_spans_loses_none():
+    """What a backend has no hook for is nothing to it."""
+
+    class Signals:
+        @spanhook.hookimpl
+        def track_signal(self, signal: Signal) -> None:
+            pass
+
+    tracer = tracer_of(Memory(), Signals(), tracing={"max_spans_per_trace": 1})
+    with tracer.interaction():
+        one_span(tracer)
+    tracer.flush()
+    assert tracer.stats().backends["b"] == spanhook.BackendStats()
+
+
 def test_traces_that_never_end_leave_little_behind():
     """Of the oldest the count begins anew."""
-    limit, memory = TraceLimit(10), Memory()
-    tracer = tracer_of(memory)
-    with tracer.span("root"):
-        one_span(tracer)
-    assert tracer.flush()
-    child = memory.spans[0]
-    for number in range(MAX_TRACES + 50):
-        child.trace_id = f"{number:032x}"
-        assert limit.admits(child)
-    assert len(limit._counts) == MAX_TRACES
+    limit = TraceLimit(2)
+
+    def admits(root: int) -> bool:
+        return limit.admits(Span("a" * 32, "c", f"{root}", "e", "custom", "c", 0, local_root_id=f"{root}"))
+
+    assert [admits(0), admits(0)] == [True, False]
+    assert all(admits(root) for root in range(1, MAX_TRACES + 1))
+    assert admits(0)

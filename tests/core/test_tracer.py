@@ -396,3 +396,27 @@ def test_the_current_span_is_known(memory: Memory) -> None:
     Looking()()
     assert [span.name for span in seen if span is not None] == ["Looking", "inner"]
     assert spanhook.current_span() is None
+
+
+def test_an_lm_whose_attributes_raise_does_not_raise_through_current_span(memory: Memory) -> None:
+    """To put a call into words may run code of its LM's class: the program gets no span, and no exception."""
+
+    class Unconnected(DummyLM):
+        @property
+        def engine(self) -> Any:
+            raise RuntimeError("not connected")
+
+        @engine.setter
+        def engine(self, value: Any) -> None:
+            pass
+
+        def forward(self, *arguments: Any, **more: Any) -> Any:
+            seen.append(spanhook.current_span())
+            seen.append(spanhook.add_trace_ids(None, "info", {"event": "x"}))
+            return super().forward(*arguments, **more)
+
+    seen: list[Any] = []
+    configured(memory)
+    with dspy.context(lm=Unconnected([{"answer": "a"}])):
+        assert dspy.Predict("question -> answer")(question="?").answer == "a"
+    assert seen[-1]["event"] == "x"

@@ -84,7 +84,7 @@ class OTLPBackend:
     @hookimpl
     def identify(self, user_id: str, traits: Mapping[str, Trait]) -> None:
         """Remember who a user is, for the spans that follow."""
-        self._traits[user_id] = traits_of(traits)
+        self._traits[user_id] = {**self._traits.get(user_id, {}), **traits_of(traits)}
         self._traits.move_to_end(user_id)
         if len(self._traits) > MAX_USERS:
             self._traits.popitem(last=False)

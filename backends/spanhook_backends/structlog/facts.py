@@ -44,7 +44,8 @@ def lm_facts(span: Span) -> list[Text]:
         facts.append(Text(tokens(span.usage, parts=True)))
     if span.cost_usd:
         facts.append(Text(cost(span.cost_usd)))
-    reasons = [span.finish_reason] if span.finish_reason else span.attributes.get("finish_reasons") or []
+    several = span.attributes.get("finish_reasons")
+    reasons = [span.finish_reason] if span.finish_reason else several if isinstance(several, list) else []
     for reason in dict.fromkeys(map(str, reasons)):
         facts.append(Text(clip(reason, 40), "dim" if reason.lower() in _GOOD_ENDS else "yellow"))
     if span.time_to_first_token_s is not None:

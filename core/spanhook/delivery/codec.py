@@ -7,18 +7,11 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from spanhook.delivery.items import Identity, Item
+from spanhook.delivery.items import IDENTITY, SIGNAL, Identity, Item
 from spanhook.span import Signal, Span, SpanError, Usage
-
-SPAN, IDENTITY, SIGNAL = 1, 2, 4  # bits: a backend's kinds are their sum
 
 _SPAN_FIELDS = tuple(f.name for f in fields(Span))
 _SIGNAL_FIELDS = tuple(f.name for f in fields(Signal))
-
-
-def kind_of(item: Item) -> int:
-    """Which of the three."""
-    return SPAN if isinstance(item, Span) else IDENTITY if isinstance(item, Identity) else SIGNAL
 
 
 def encode(item: Item) -> bytes:

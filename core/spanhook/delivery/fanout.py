@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from spanhook.delivery.items import Barrier, Entry, Item
+from spanhook.delivery.items import ALL_KINDS, Barrier, Entry, Item
 from spanhook.delivery.sizes import size_of
 from spanhook.delivery.spool import LOOK_EVERY_S, Spool
 from spanhook.delivery.spool_file import SpoolFile
@@ -91,10 +91,11 @@ class Fanout:
         if self._spool is not None:
             self._guard.call("spool: its bounds", self._spool.keep_within_bounds, self._forget)
 
-    def drop(self, reason: str, number: int = 1) -> None:
-        """Count items that no backend gets."""
+    def drop(self, reason: str, number: int = 1, kinds: int = ALL_KINDS) -> None:
+        """Count items that no backend gets, for those that take one of these kinds."""
         for worker in self._workers:
-            worker.drop(reason, number)
+            if worker.kinds & kinds:
+                worker.drop(reason, number)
 
     def wake(self) -> None:
         """Have the workers look at their queues."""

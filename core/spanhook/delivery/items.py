@@ -64,6 +64,27 @@ class Barrier:
 
 Item = Span | Identity | Signal
 
+SPAN, IDENTITY, SIGNAL = 1, 2, 4  # bits: the kinds that a backend takes are their sum
+ALL_KINDS = SPAN | IDENTITY | SIGNAL
+HOOKS = {SPAN: "emit", IDENTITY: "identify", SIGNAL: "track_signal"}
+
+
+def kind_of(item: Item) -> int:
+    """Which of the three."""
+    return SPAN if isinstance(item, Span) else IDENTITY if isinstance(item, Identity) else SIGNAL
+
+
+@dataclass(slots=True, frozen=True)
+class Dropped:
+    """Stands for an item that goes no further."""
+
+    reason: str
+    kinds: int = ALL_KINDS  # of which it may have been
+
+
+NOT_PREPARED = Dropped("not_prepared")
+TRACE_FULL = Dropped("trace_full", SPAN)
+
 
 @dataclass(slots=True, eq=False)
 class Entry:

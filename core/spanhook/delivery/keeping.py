@@ -101,12 +101,8 @@ class Keeping:
         with self._lock.here:
             self._traces[root_id] = _Trace(sampled, rate)
 
-    def take(self, items: Iterable[Any]) -> list[Item]:
-        """What can go out now that these have come, spans that have ended and others."""
-        return [ready for item in items for ready in self._take(item)]
-
-    def _take(self, item: Any) -> Sequence[Item]:
-        """Of a span that has ended: itself, a whole trace, or nothing."""
+    def take(self, item: Any) -> Sequence[Item]:
+        """What can go out now that this has come; of a span that has ended: itself, a whole trace, or nothing."""
         span = self._complete(item)
         if not isinstance(span, Span):
             return (span,)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from spanhook.delivery.fanout import SPOOL_BATCH, Fanout
-from spanhook.delivery.items import Barrier, Item
+from spanhook.delivery.items import NOT_PREPARED, SPAN, Barrier, Dropped, Item
 from spanhook.delivery.keeping import Keeping
 from spanhook.delivery.overflow import Overflow
 from spanhook.delivery.stats import BackendStats
@@ -39,7 +39,7 @@ class Pipeline:
         self,
         backends: Sequence[Plugin],
         settings: DeliverySettings,
-        finish: Callable[[Any], Item | None],
+        finish: Callable[[Any], Item | Dropped],
         guard: Guard,
         keeping: Keeping | None = None,
     ) -> None:
@@ -47,8 +47,9 @@ class Pipeline:
         self._limit = settings.queue_spans
         self._few = settings.queue_spans - settings.queue_spans // 4  # that need no care; 0 when it is shut down
         self._interval_s = settings.interval_s
-        self._finish = finish
+        self._finish = guard.shielded("delivery: preparing an item", finish)
         self._keeping = keeping
+        self._keep = None if keeping is None else guard.shielded("delivery: choosing what to keep", keeping.take)
         self._guard = guard
         self._fanout = Fanout(self._workers.values(), settings, guard)
         self._forked = False
@@ -232,7 +233,7 @@ class Pipeline:
                 continue
             items = self._next(min(left, AT_ONCE))
             left, handed_over = left - len(items), handed_over + len(items)
-            self._hand_over(items if self._keeping is None else self._keeping.take(items), taken=len(items))
+            self._hand_over(items if self._keep is None else self._chosen(self._keep, items), taken=len(items))
             if handed_over >= WAKE_EVERY:
                 self._fanout.wake()
                 handed_over = 0
@@ -251,6 +252,14 @@ class Pipeline:
             items.append(item)
         return items
 
+    def _chosen(self, keep: Callable[[Any], Sequence[Item] | None], items: Iterable[Any]) -> list[Any]:
+        """What can go out now that these have come."""
+        ready: list[Any] = []
+        for item in items:
+            chosen = keep(item)
+            ready += (NOT_PREPARED,) if chosen is None else chosen
+        return ready
+
     def _pass_barrier(self, barrier: Barrier) -> None:
         if barrier.closing and self._keeping is not None:
             self._hand_over(self._keeping.close(), taken=0)
@@ -264,15 +273,14 @@ class Pipeline:
 
     def _hand_over(self, items: Iterable[Any], *, taken: int) -> None:
         """Make items fit for every backend, and give them to all; so many are taken out of the queue with that."""
-        finished = [self._finish(item) for item in items]
+        finished = [item if item is NOT_PREPARED else self._finish(item) or NOT_PREPARED for item in items]
         lost = 0 if self._keeping is None else self._keeping.take_lost()
         with self._fanout.moving:
-            fit = [item for item in finished if item is not None]
-            if len(fit) < len(finished):
-                self._fanout.drop("trace_full", len(finished) - len(fit))
-            self._fanout.put(fit)
+            self._fanout.put([item for item in finished if not isinstance(item, Dropped)])
+            for dropped, number in Counter(item for item in finished if isinstance(item, Dropped)).items():
+                self._fanout.drop(dropped.reason, number, dropped.kinds)
             if lost:
-                self._fanout.drop("keep_full", lost)
+                self._fanout.drop("keep_full", lost, SPAN)
             for _ in range(taken):  # only now: until then they count as queued
                 self._intake.popleft()
         self._fanout.save(SPOOL_BATCH)

@@ -6,6 +6,7 @@ import marshal
 from typing import Any
 
 from spanhook.delivery.items import Identity, Item
+from spanhook.snapshot import snapshot
 from spanhook.span import Span
 
 FIXED_BYTES = 600  # a span's or signal's own fields: ids, times, names
@@ -26,4 +27,7 @@ def size_of(item: Item) -> int:
 
 def _content_bytes(content: list[Any]) -> int:
     """Of plain data, as it would be written down: by C code that is many times faster than a walk in Python."""
-    return len(marshal.dumps(content, _WITHOUT_REFERENCES))
+    try:
+        return len(marshal.dumps(content, _WITHOUT_REFERENCES))
+    except ValueError:  # what is held for `keep` is not finished yet, and may have the program's objects in it
+        return len(marshal.dumps(snapshot(content), _WITHOUT_REFERENCES))

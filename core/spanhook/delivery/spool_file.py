@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spanhook.delivery.codec import decode, encode, kind_of
-from spanhook.delivery.items import Entry, Item
+from spanhook.delivery.codec import decode, encode
+from spanhook.delivery.items import Entry, Item, kind_of
 from spanhook.delivery.ownership import lock, lock_of_the_dead, open_paths
 from spanhook.delivery.sizes import size_of
 from spanhook.guard import warn

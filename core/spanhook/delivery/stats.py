@@ -19,7 +19,7 @@ class BackendStats:
     failed: int = 0
     """In a batch for which the backend raised, or those of it that it said."""
     dropped: Mapping[str, int] = field(default_factory=dict)
-    """Never taken by the backend, by reason: `queue_full`, `not_reachable`, `shut_down`, `no_thread`, `trace_full`."""
+    """Never taken by the backend, by reason: see `stats` in the API reference for all of them."""
 
     def lost(self) -> str:
         """One phrase that says what did not arrive and why; empty if nothing was lost."""

@@ -21,13 +21,13 @@ class TraceLimit:
 
     def admits(self, span: Span) -> bool:
         """Whether this span goes on. The local root always does, and says how many did not."""
-        counts, trace_id = self._counts, span.trace_id
-        if span.parent_id is None or span.span_id == span.local_root_id:
-            beyond = counts.pop(trace_id, 0) + 1 - self._max_spans
+        counts, key = self._counts, span.local_trace_key
+        if span.is_local_root:
+            beyond = counts.pop(key, 0) + 1 - self._max_spans
             if beyond > 0:
                 span.attributes[DROPPED] = beyond
             return True
-        count = counts[trace_id] = counts.get(trace_id, 0) + 1
+        count = counts[key] = counts.get(key, 0) + 1
         if len(counts) > MAX_TRACES:
             del counts[next(iter(counts))]
         return count < self._max_spans

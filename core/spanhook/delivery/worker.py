@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from spanhook.delivery.codec import IDENTITY, SIGNAL, SPAN
-from spanhook.delivery.items import Barrier, Entry, Identity
+from spanhook.delivery.items import ALL_KINDS, HOOKS, Barrier, Entry, Identity, kind_of
 from spanhook.delivery.outage import Outage, Pause
 from spanhook.delivery.queue import Queue
 from spanhook.delivery.spool_file import SpoolFile
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 WARN_EVERY_S = 60.0
 LAST_PAUSE_S = 1.0  # the longest between attempts while the tracer closes
-ALL_KINDS = SPAN | IDENTITY | SIGNAL
 CLOSING_S = 0.5  # what is left of its time for the backend's own shutdown
 
 
@@ -38,8 +36,7 @@ class Worker:
         self._plugin = plugin
         self._settings = settings
         self._guard = guard
-        hooks = {"emit": SPAN, "identify": IDENTITY, "track_signal": SIGNAL}
-        self.kinds = sum(kind for hook, kind in hooks.items() if hook in plugin.hooks)
+        self.kinds = sum(kind for kind, hook in HOOKS.items() if hook in plugin.hooks)
         self.reset()
 
     def reset(self) -> None:
@@ -71,7 +68,7 @@ class Worker:
         What a backend has no hook for is nothing to it, and is not counted.
         """
         if self.kinds != ALL_KINDS:
-            entries = [entry for entry in entries if _hook_of(entry) in self._plugin.hooks]
+            entries = [entry for entry in entries if kind_of(entry.item) & self.kinds]
         if self._closed:
             self.drop("shut_down", len(entries))
             return
@@ -186,7 +183,8 @@ class Worker:
 
     def _deliver(self, batch: Sequence[Entry]) -> None:
         """Offer a batch until the backend takes it or refuses it, or, when the tracer closes, until time is up."""
-        hook, first = _hook_of(batch[0]), batch[0].item
+        first = batch[0].item
+        hook = HOOKS[kind_of(first)]
         arguments: tuple[Any, ...] = (first,)
         if isinstance(first, Span):
             arguments = ([entry.item for entry in batch],)
@@ -263,11 +261,6 @@ class Worker:
         if barrier.closing:
             self._closed = True
         barrier.answer(delivered)
-
-
-def _hook_of(entry: Entry) -> str:
-    item = entry.item
-    return "emit" if isinstance(item, Span) else "identify" if isinstance(item, Identity) else "track_signal"
 
 
 def _last_pause_s(pause: Pause, last: Barrier, *, was_asked: bool) -> float | None:

@@ -42,7 +42,8 @@ def load(
             except ConfigError as error:
                 problems += error.problems
     if given is not None and not isinstance(given, Mapping):
-        raise ConfigError([f"configure(plugins=…): must be a dict of plugins by name, not a {type(given).__name__}"])
+        problems.append(f"configure(plugins=…): must be a dict of plugins by name, not a {type(given).__name__}")
+        given = None
     for name, instance in (given or {}).items():
         try:
             plugin = register(None, name, instance)
