@@ -44,6 +44,8 @@ class Keyed(Plain):
             raise RuntimeError(f"can't reach port 13 with {options.api_key.get_secret_value()}")
         if options.port == 14:
             raise spanhook.ConfigError(["region: needed for port 14", "zone: too"])
+        if options.port == 16:
+            raise spanhook.ConfigError(["mode: not for port 16", "ODD_REGION: no such region"])
         if options.port == 15:
             BaseModel.model_validate(options.api_key.get_secret_value())
 

@@ -183,12 +183,12 @@ def test_the_service_and_the_resource(receiver: OTLPServer, monkeypatch: pytest.
         ({"compression": "zstd"}, "backends.otlp.compression"),
         (
             {"protocol": "grpc", "compression": "deflate"},
-            "backends.otlp: compression: over gRPC it must be one of none",
+            "backends.otlp.compression: over gRPC it must be one of none",
         ),
         ({"timeout_s": 0}, "backends.otlp.timeout_s"),
         ({"timeout_s": 1e9}, "backends.otlp.timeout_s"),
         ({"certificate": "/not/there.pem"}, "backends.otlp.certificate: value error, no such file"),
-        ({"client_key": __file__}, "backends.otlp: client_key: set client_certificate too"),
+        ({"client_key": __file__}, "backends.otlp.client_key: set client_certificate too"),
         ({"headers": {"a b": "x"}}, "backends.otlp.headers: value error, the name of a header must be ASCII"),
         (
             {"headers": {"a": f"{SECRET}\r\nb: c"}},
@@ -229,9 +229,9 @@ def test_a_wrong_variable_is_refused_by_its_name(
 ) -> None:
     """Not an option that the user never set."""
     monkeypatch.setenv(variable, value)
-    with pytest.raises(spanhook.ConfigError, match=r"backends\.otlp: OTEL_") as raised:
+    with pytest.raises(spanhook.ConfigError) as raised:
         _configure()
-    assert problem in str(raised.value)
+    assert str(raised.value).startswith(problem)
 
 
 def test_no_secret_is_shown(receiver: OTLPServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -146,6 +146,16 @@ def test_a_class_that_asks_for_something_else(problems_of):
     )
 
 
+def test_a_plugin_may_say_which_option_or_variable_is_wrong(problems_of, monkeypatch):
+    """A line that begins with one has its place: the option's, or the variable alone, which no file has set."""
+    monkeypatch.setenv("ODD_REGION", "mars")
+    config = {"tracing": {"backends": ["keyed"]}, "backends": {"keyed": {"api_key": "k", "port": 16}}}
+    assert problems_of(config) == [
+        "configure(): backends.keyed.mode: not for port 16",
+        "ODD_REGION: no such region",
+    ]
+
+
 def test_a_plugin_may_report_problems_of_its_own(problems_of):
     """A ConfigError from a constructor: each problem under the plugin's section."""
     config = {"tracing": {"backends": ["keyed"]}, "backends": {"keyed": {"api_key": "k", "port": 14}}}

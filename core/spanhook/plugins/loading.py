@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -127,8 +128,20 @@ def _create(plugin: Installed, config: LoadedConfig) -> Any:
         raise ConfigError(list(describe(error, PluginOptions, config.where, section, hidden=options))) from None
     if error is not None:
         said = error.problems if isinstance(error, ConfigError) else [f"{plugin.kind} {plugin.name}: {located(error)}"]
-        raise ConfigError([f"{config.where(*section)}: {without_values(line, options)}" for line in said]) from None
+        raise ConfigError([_placed(line, config, section, model, options) for line in said]) from None
     return instance
+
+
+def _placed(line: str, config: LoadedConfig, section: tuple[str, str], model: Any, options: Mapping[str, Any]) -> str:
+    """What a plugin says of its options, with the place: that of the option which the line begins with.
+
+    A line that begins with an environment variable has its place.
+    """
+    name, colon, rest = line.partition(": ")
+    if colon and name in getattr(model, "model_fields", ()):
+        return f"{config.where(*section, name)}: {without_values(rest, options)}"
+    line = without_values(line, options)
+    return line if colon and name in os.environ else f"{config.where(*section)}: {line}"
 
 
 def _validate(
