@@ -1,4 +1,4 @@
-"""What a request over HTTP carries beside the spans."""
+"""A request over HTTP: what it carries beside the spans, how many of those, and what is read of the answer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from otlp_server import PROTOBUF, OTLPServer, Reply
 
 from spanhook import Span
+from spanhook_backends.otel.batches import requests_of
 from spanhook_backends.otel.http import HTTPSender
 from spanhook_backends.otel.spans import readable
 
@@ -32,3 +33,10 @@ def test_no_other_headers_are_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         sent = [{name.lower() for name in request[0]} for request in receiver.requests]
     ours = {"user-agent", "content-type", "content-length", "host", "accept-encoding", "x-key"}
     assert sent == [ours, ours]
+
+
+def test_the_texts_of_lists_count_for_the_size_of_a_request() -> None:
+    """Tools' definitions are a list, and longer than all else in a span: a request of them was ten times too large."""
+    span = Span("1" * 32, "2" * 16, None, "e", "custom", "work", 1, 2)
+    spans = [readable(span, {"tools": ["x" * 300] * 10}, Resource({}), parent_id=None) for _ in range(6)]
+    assert [len(request) for request in requests_of(spans, 100, 7_000)] == [2, 2, 2]

@@ -23,10 +23,12 @@ def requests_of(spans: Sequence[ReadableSpan], max_spans: int, max_chars: int) -
 
 
 def chars_of(span: ReadableSpan) -> int:
-    """How many characters the texts of a span and of its events have."""
+    """How many characters the texts of a span and of its events have, those in lists among them."""
     chars = 0
     for texts in (span.attributes or {}, *(event.attributes or {} for event in span.events)):
         for value in texts.values():
             if isinstance(value, str):
                 chars += len(value)
+            elif isinstance(value, Sequence):
+                chars += sum(len(item) for item in value if isinstance(item, str))
     return chars

@@ -11,7 +11,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from spanhook import ConfigError, Signal, Span, TracingSettings, hookimpl
 from spanhook.guard import attempt
 from spanhook.span import Trait
-from spanhook_backends.otel.spans import Attributes, Replay, readable
+from spanhook_backends.otel.replay import Replay
+from spanhook_backends.otel.spans import Attributes, readable
 from spanhook_backends.otlp import context, signals
 from spanhook_backends.otlp.conventions import Names
 from spanhook_backends.otlp.convert import PREFIX, Converter, traits_of

@@ -1,4 +1,7 @@
-"""The names that facts have in each of the two conventions: this table and nothing else decides them.
+"""The names that facts have in each of the two conventions.
+
+This table decides all of them but two: what `identify` says of a user is in `convert.traits_of`, and what is inside of
+a message in `messages`.
 
 GenAI: OpenTelemetry's conventions for generative AI, which have left the `semantic-conventions` package (its last
 release with them is 0.66b2, schema 1.44.0) for a repository of their own and have had no release there yet.
@@ -87,6 +90,7 @@ FACTS = (
     Fact("signal_by", None, "trace.annotations.0.annotation.annotator_kind"),
 )
 SIGNAL_EVENT = "gen_ai.evaluation.result"
+NUMBERED = ("llm.input_messages.", "llm.output_messages.", "llm.tools.")  # attributes of which there may be hundreds
 
 _BY_NAME = {fact.name: fact for fact in FACTS}
 

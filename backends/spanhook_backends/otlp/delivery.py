@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from opentelemetry.sdk.trace import ReadableSpan
 
 from spanhook import PartlyFailed, RetryLater
+from spanhook_backends.otel.batches import requests_of
 from spanhook_backends.otel.http import HTTPSender
-from spanhook_backends.otel.requests import requests_of
-from spanhook_backends.otel.spans import without_content
 from spanhook_backends.otlp.options import Target
 from spanhook_backends.otlp.outcomes import Outcome, of_answer
+from spanhook_backends.otlp.shortening import without_content
 
 REQUEST_CHARS = 2_000_000  # of the texts in one request: receivers for gRPC take 4 MiB unless told otherwise
 REQUEST_SPANS = 512

@@ -12,7 +12,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from spanhook import Span
-from spanhook_backends.otel.spans import Attributes, Replay, readable
+from spanhook_backends.otel.replay import Replay
+from spanhook_backends.otel.spans import Attributes, readable
 from spanhook_backends.raindrop.options import RaindropOptions
 from spanhook_backends.raindrop.texts import fit, id_text, text_of
 from spanhook_backends.raindrop.traces import TracedCall

@@ -9,8 +9,8 @@ from functools import partial
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
+from spanhook_backends.otel.batches import requests_of
 from spanhook_backends.otel.http import HTTPSender
-from spanhook_backends.otel.requests import requests_of
 from spanhook_backends.raindrop.otel_spans import Pipeline
 from spanhook_backends.raindrop.retries import Attempt, NotDelivered, Retries
 
