@@ -52,6 +52,7 @@ def _send_one(**sections: Any) -> None:
         ("/v1/traces", "/v1/traces"),
         ("/api/public/otel", "/api/public/otel/v1/traces"),
         ("/api/public/otel/", "/api/public/otel/v1/traces"),
+        ("/v1/traces/", "/v1/traces"),
         ("/x/v1/traces?a=b", "/x/v1/traces?a=b"),
     ],
 )
@@ -187,9 +188,15 @@ def test_the_service_and_the_resource(receiver: OTLPServer, monkeypatch: pytest.
         ),
         ({"timeout_s": 0}, "backends.otlp.timeout_s"),
         ({"timeout_s": 1e9}, "backends.otlp.timeout_s"),
-        ({"certificate": "/not/there.pem"}, "backends.otlp.certificate: value error, no such file"),
+        (
+            {"endpoint": "http://a..b:4318"},
+            "backends.otlp.endpoint: value error, must be a URL with the name of a host",
+        ),
+        ({"endpoint": f"http://{'a' * 70}.com"}, "backends.otlp.endpoint"),
+        ({"endpoint": "http://*.example.com"}, "backends.otlp.endpoint"),
+        ({"certificate": "/not/there.pem"}, "backends.otlp.certificate: can't be read: No such file or directory"),
         ({"client_key": __file__}, "backends.otlp.client_key: set client_certificate too"),
-        ({"headers": {"a b": "x"}}, "backends.otlp.headers: value error, the name of a header must be ASCII"),
+        ({"headers": {"a b": "x"}}, "backends.otlp.headers: value error, the name of a header must be ASCII letters"),
         (
             {"headers": {"a": f"{SECRET}\r\nb: c"}},
             "backends.otlp.headers: value error, the value of a must be printable",
@@ -221,7 +228,11 @@ def test_what_is_wrong_is_refused_at_the_start(options: dict[str, Any], problem:
             "OTEL_EXPORTER_OTLP_COMPRESSION: must be one of none, gzip, deflate",
         ),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost", "OTEL_EXPORTER_OTLP_ENDPOINT: must be a URL like"),
-        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/not/there", "OTEL_EXPORTER_OTLP_CERTIFICATE: no such file: /not/there"),
+        (
+            "OTEL_EXPORTER_OTLP_CERTIFICATE",
+            "/not/there",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE: can't be read: No such file or directory",
+        ),
     ],
 )
 def test_a_wrong_variable_is_refused_by_its_name(
@@ -232,6 +243,15 @@ def test_a_wrong_variable_is_refused_by_its_name(
     with pytest.raises(spanhook.ConfigError) as raised:
         _configure()
     assert str(raised.value).startswith(problem)
+
+
+def test_a_service_that_is_no_utf8_costs_no_span(receiver: OTLPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable from a shell with another encoding: one character is lost, and not everything."""
+    monkeypatch.setenv("OTEL_SERVICE_NAME", os.fsdecode(b"caf\xe9"))
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", os.fsdecode(b"team=\xe9t\xe9"))
+    _send_one(backends={"otlp": receiver.options})
+    (span,) = receiver.spans
+    assert (span.resource["service.name"], span.resource["team"]) == ("caf?", "?t?")
 
 
 def test_no_secret_is_shown(receiver: OTLPServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -260,7 +280,7 @@ def test_http_does_without_grpc(tmp_path: Path) -> None:
 
 def test_the_default_is_a_receiver_on_this_machine() -> None:
     """OpenTelemetry's own defaults, for both protocols."""
-    from spanhook_backends.otlp.options import target_of
+    from spanhook_backends.otlp.target import target_of
 
     assert target_of(OTLPBackend.Options()).place == "http://localhost:4318/v1/traces"
     assert target_of(OTLPBackend.Options(protocol="grpc")).place == "http://localhost:4317"

@@ -14,7 +14,13 @@ pytest.importorskip("grpc")
 
 import grpc
 import trustme
+from cryptography.hazmat.primitives import serialization
 from otlp_server import GRPCServer, OTLPServer, traced, tracing
+
+import spanhook
+from spanhook_backends.otlp import tls
+
+PROTOCOLS = {"http": "http/protobuf", "grpc": "grpc"}
 
 
 class Files(NamedTuple):
@@ -109,6 +115,97 @@ def test_a_client_certificate_is_shown_to_a_receiver_that_wants_one(protocol: st
     }
     with _server(protocol, kit) as receiver, traced(receiver, **options) as tracer:
         one_span(tracer)
+    assert len(receiver.spans) == 1
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_certificate_and_key_in_one_file(
+    protocol: str, tmp_path: Path, by_variable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many tools write them; gRPC ended the process for want of a key."""
+    kit = _kit(tmp_path, wants_client=True)
+    both = tmp_path / "both.pem"
+    both.write_text(Path(kit.files.key).read_text() + Path(kit.files.certificate).read_text(), encoding="ascii")
+    options = {"certificate": kit.files.authority}
+    if by_variable:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(both))
+    else:
+        options["client_certificate"] = str(both)
+    with _server(protocol, kit) as receiver, traced(receiver, **options) as tracer:
+        one_span(tracer)
+    assert len(receiver.spans) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "option", "problem"),
+    [
+        ({"certificate": "text"}, "certificate", tls.NO_CERTIFICATE),
+        ({"certificate": "empty"}, "certificate", tls.NO_CERTIFICATE),
+        ({"client_certificate": "text"}, "client_certificate", tls.NO_CERTIFICATE),
+        ({"client_key": None}, "client_key", tls.NO_KEY),
+        ({"client_key": "empty"}, "client_key", tls.NO_KEY),
+        ({"client_key": "text"}, "client_key", tls.NO_KEY),
+        ({"client_key": "other"}, "client_key", tls.NO_KEY),
+        ({"client_key": "locked"}, "client_key", tls.NO_KEY),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_file_that_can_not_be_used_is_refused_at_the_start(
+    protocol: str,
+    tmp_path: Path,
+    wrong: dict[str, str | None],
+    option: str,
+    problem: str,
+    by_variable: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the option's name: later it would look like an outage, and end the process where gRPC meets it."""
+    files = _kit(tmp_path, wants_client=True).files
+    key: Any = serialization.load_pem_private_key(Path(files.key).read_bytes(), None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"password"),
+    )
+    other = trustme.CA().issue_cert("other@example.com").private_key_pem.bytes()
+    for name, content in {"text": b"no certificate", "empty": b"", "other": other, "locked": locked}.items():
+        (tmp_path / name).write_bytes(content)
+    options: dict[str, str | None] = {
+        "certificate": files.authority,
+        "client_certificate": files.certificate,
+        "client_key": files.key,
+        **{name: None if file is None else str(tmp_path / file) for name, file in wrong.items()},
+    }
+    place = f"configure(): backends.otlp.{option}"
+    if by_variable and (value := options.pop(option)) is not None:
+        place = f"OTEL_EXPORTER_OTLP_{option.upper()}"
+        monkeypatch.setenv(place, value)
+    given = {name: value for name, value in options.items() if value is not None}
+    with pytest.raises(spanhook.ConfigError) as raised:
+        spanhook.configure(
+            {
+                "tracing": {"backends": ["otlp"]},
+                "backends": {"otlp": {"endpoint": "https://localhost:9", "protocol": PROTOCOLS[protocol], **given}},
+            }
+        )
+    assert raised.value.problems == (f"{place}: {problem}",)
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_scheme_in_capitals_is_no_plain_text(
+    protocol: str, kit: Kit, by_variable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that was meant for TLS must not go out without it."""
+    with _server(protocol, kit) as receiver:
+        endpoint = receiver.options["endpoint"].replace("https:", "HTTPS:")
+        options = {**receiver.options, "certificate": kit.files.authority, "endpoint": endpoint}
+        if by_variable:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", options.pop("endpoint"))
+        tracer = spanhook.configure({"tracing": {"backends": ["otlp"]}, "backends": {"otlp": options}})
+        one_span(tracer)
+        assert tracer.flush(WAIT_S)
+        tracer.shutdown()
     assert len(receiver.spans) == 1
 
 

@@ -17,7 +17,8 @@ from spanhook_backends.otlp import context, signals
 from spanhook_backends.otlp.conventions import Names
 from spanhook_backends.otlp.convert import PREFIX, Converter, traits_of
 from spanhook_backends.otlp.delivery import Delivery
-from spanhook_backends.otlp.options import OTLPOptions, resource_of, target_of
+from spanhook_backends.otlp.options import OTLPOptions
+from spanhook_backends.otlp.target import resource_of, target_of
 
 __all__ = ["OTLPBackend"]
 

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from spanhook import PartlyFailed, RetryLater
 from spanhook_backends.otel.batches import requests_of
 from spanhook_backends.otel.http import HTTPSender
-from spanhook_backends.otlp.options import Target
+from spanhook_backends.otlp.target import Target
 from spanhook_backends.otlp.outcomes import Outcome, of_answer
 from spanhook_backends.otlp.shortening import without_content
 

@@ -20,7 +20,7 @@ from spanhook import __version__
 from spanhook_backends.otel.encoding import request_of
 from spanhook_backends.otel.http import without_instrumentation
 from spanhook_backends.otlp import outcomes
-from spanhook_backends.otlp.options import Target
+from spanhook_backends.otlp.target import Target
 from spanhook_backends.otlp.outcomes import Outcome
 
 _OPTIONS = (

@@ -17,7 +17,7 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from spanhook_backends.otel.http import Answer
-from spanhook_backends.otlp.options import Target
+from spanhook_backends.otlp.target import Target
 
 MAX_SAID_CHARS = 200
 _LATER = frozenset({408, 429, 502, 503, 504})  # by OTLP's specification, and 408
