@@ -6,6 +6,7 @@ OpenTelemetry's exporter keeps the answer to itself, tries again at its own time
 from __future__ import annotations
 
 import gzip
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from typing import NamedTuple
 import requests
 from opentelemetry.context import attach, detach, set_value
 from opentelemetry.sdk.trace import ReadableSpan
+from urllib3.exceptions import LocationParseError
 
 from spanhook import __version__
 from spanhook_backends.otel.encoding import request_of
 
-MAX_ANSWER_BYTES = 65_536  # what is read of an answer's body
+MAX_ANSWER_BYTES = 16_384  # what is read of an answer's body
 _COMPRESSIONS: Mapping[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 
@@ -29,7 +31,7 @@ class Answer(NamedTuple):
     status: int = 0  # 0: there was no answer
     headers: Mapping[str, str] = {}  # of the answer; their case does not matter
     body: bytes = b""
-    error: requests.RequestException | None = None  # why there was no answer
+    error: Exception | None = None  # why there was no answer
 
     @property
     def is_success(self) -> bool:
@@ -43,7 +45,7 @@ class HTTPSender:
     Args:
         url: where to, with its path.
         headers: of each request, and no others: none that `OTEL_EXPORTER_OTLP_HEADERS` holds for another server.
-        timeout_s: of one attempt to connect, and of one wait for the server.
+        timeout_s: of one attempt to connect, of one wait for the server, and for the whole body of its answer.
         compression: "none", "gzip" or "deflate".
         certificate: a file with the certificates by which the server's is trusted, in place of the usual ones.
         client_certificate: a file with our own.
@@ -94,14 +96,26 @@ class HTTPSender:
                 except requests.ConnectionError:  # a connection that the server had closed meanwhile
                     response = self._post(body)
                 with response:
-                    said = next(response.iter_content(MAX_ANSWER_BYTES), b"")
-            except requests.RequestException as error:
+                    said = self._body_of(response)
+            # A host that is none, and a REQUESTS_CA_BUNDLE that is not there, have exceptions of their own.
+            except (requests.RequestException, LocationParseError, OSError) as error:
                 return Answer(error=error)
         return Answer(response.status_code, response.headers, said)
 
     def close(self) -> None:
         """Let go of the connections."""
         self._session.close()
+
+    def _body_of(self, response: requests.Response) -> bytes:
+        """The beginning of an answer's body, byte by byte: more at once would wait for the slowest of them."""
+        body, end_s = bytearray(), time.monotonic() + self._timeout_s
+        for byte in response.iter_content(1):
+            body += byte
+            if len(body) >= MAX_ANSWER_BYTES:
+                break
+            if time.monotonic() > end_s:
+                raise requests.ReadTimeout(f"the answer did not end within {self._timeout_s:g} s")
+        return bytes(body)
 
     def _post(self, body: bytes) -> requests.Response:
         return self._session.post(

@@ -6,6 +6,7 @@ OpenTelemetry's gRPC exporter keeps the server's answer to itself, partial succe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -20,8 +22,8 @@ from spanhook import __version__
 from spanhook_backends.otel.encoding import request_of
 from spanhook_backends.otel.http import without_instrumentation
 from spanhook_backends.otlp import outcomes
-from spanhook_backends.otlp.target import Target
 from spanhook_backends.otlp.outcomes import Outcome
+from spanhook_backends.otlp.target import Target
 
 _OPTIONS = (
     ("grpc.primary_user_agent", f"spanhook/{__version__}"),
@@ -98,12 +100,15 @@ def _files(target: Target) -> tuple[str | None, str | None, str | None]:
 
 
 def _retry_after_s(error: grpc.RpcError) -> float | None:
+    """When the receiver wants to be asked again: in gRPC's richer status, or alone as some send it."""
     metadata: Any = error.trailing_metadata() or ()
+    info = RetryInfo()
     for key, value in metadata:
-        if key == "google.rpc.retryinfo-bin":
-            try:
-                delay = RetryInfo.FromString(value).retry_delay
-            except DecodeError:
-                return None
-            return max(0.0, float(delay.seconds + delay.nanos / 1e9))
+        with suppress(DecodeError):
+            if key == "grpc-status-details-bin":
+                is_there = any(detail.Unpack(info) for detail in Status.FromString(value).details)
+            else:
+                is_there = key == "google.rpc.retryinfo-bin" and bool(info.MergeFromString(value))
+            if is_there:
+                return max(0.0, float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9))
     return None

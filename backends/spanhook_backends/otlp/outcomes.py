@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import requests
 from google.protobuf.message import DecodeError
@@ -63,9 +63,9 @@ def of_answer(answer: Answer, target: Target) -> Outcome:
     return Outcome("refused", reason)
 
 
-def _of_error(error: requests.RequestException, target: Target) -> Outcome:
+def _of_error(error: Exception, target: Target) -> Outcome:
     cause = root_of(error)
-    why = f"{target.place}: {type(cause).__name__}: {' '.join(str(cause).split())[:MAX_SAID_CHARS]}"
+    why = f"{target.place}: {type(cause).__name__}: {without_secrets(str(cause), target.headers.values())}"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Outcome(
             "refused", f"{target.place}: its certificate is not trusted: {cause.verify_message}; {CHECK_CERTIFICATE}"
@@ -74,7 +74,8 @@ def _of_error(error: requests.RequestException, target: Target) -> Outcome:
         return Outcome("refused", f"{why}: no TLS connection can be made; {CHECK_ENDPOINT}")
     if isinstance(error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)):
         return Outcome("later", why)
-    return Outcome("refused", f"{why}; {CHECK_ENDPOINT}")
+    is_of_url = isinstance(error, ValueError)  # as all are that a URL is refused with
+    return Outcome("refused", f"{why}; {CHECK_ENDPOINT}" if is_of_url else why)
 
 
 def _of_success(body: bytes, content_type: str, target: Target) -> Outcome:
@@ -85,7 +86,7 @@ def _of_success(body: bytes, content_type: str, target: Target) -> Outcome:
         try:
             partial = json.loads(body).get("partialSuccess") or {}
             return taken(int(partial.get("rejectedSpans") or 0), str(partial.get("errorMessage") or ""), target)
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return _no_receiver(content_type, target)
     if content_type in ("application/x-protobuf", "application/octet-stream", ""):
         try:
@@ -125,17 +126,18 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
 
 def _said(body: bytes, content_type: str, secrets: Iterable[str]) -> str:
     """What the server says in an error's body, with a colon before it."""
-    text: Any = ""
+    text = ""
     if content_type == "application/x-protobuf":
         with suppress(DecodeError):
             text = Status.FromString(body).message
     elif content_type == "application/json":
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             held = json.loads(body)
-            text = held.get("message", held.get("detail", "")) if isinstance(held, dict) else ""
+            told = held.get("message", held.get("detail", "")) if isinstance(held, dict) else ""
+            text = told if isinstance(told, str) else json.dumps(told)
     elif content_type == "text/plain":
         text = body[: 10 * MAX_SAID_CHARS].decode("utf-8", "replace")
-    said = without_secrets(text if isinstance(text, str) else json.dumps(text), secrets)
+    said = without_secrets(text, secrets)
     return f": {said}" if said else ""
 
 
@@ -156,5 +158,5 @@ def _retry_after_s(value: str) -> float | None:
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, OSError):  # a date that no clock has
         return None
