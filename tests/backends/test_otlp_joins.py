@@ -25,8 +25,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
-from spanhook_backends.otlp import OTLPBackend
-from spanhook_backends.otlp.context import trace_parent
+from spanhook_backends.otlp import OTLPBackend, context
+from spanhook_backends.otlp.context import MAX_LEFT_BEHIND, trace_parent
 
 
 class Program:
@@ -178,6 +178,26 @@ def test_calls_that_end_in_another_context_leave_nothing_behind(caplog: pytest.L
         generator.close()  # type: ignore[attr-defined]
         assert elsewhere.run(trace_parent) is None
     assert parent(program.spans()["after"]) is None
+
+
+def test_calls_on_many_threads_may_end_elsewhere_at_once() -> None:
+    """What is remembered of them is bounded, and no call fails for it."""
+    program = Program()
+
+    def work() -> None:
+        for _ in range(MAX_LEFT_BEHIND // 2):
+            elsewhere = contextvars.copy_context()
+            call = program.tracer.span("work")
+            elsewhere.run(call.__enter__)
+            call.__exit__(None, None, None)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(context._left_behind) == MAX_LEFT_BEHIND
+    assert program.tracer.stats().errors == {}
 
 
 async def anext_of(stream: AsyncIterator[int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -147,6 +148,57 @@ def test_a_signal_that_is_sent_again_is_the_same_span() -> None:
         backend.shutdown(1.0)
         ids = {span.span_id for span in receiver.spans}
     assert (len(receiver.spans), len(ids)) == (3, 2)
+
+
+def test_signals_that_differ_are_two_spans() -> None:
+    """In whatever they differ: of one name and one moment, too."""
+    first = Signal("order-17", "thumbs_up", time_ns=1, properties={"score": 1})
+    others: list[dict[str, Any]] = [
+        {"type": "feedback"},
+        {"properties": {"score": 0}},
+        {"attachment_id": "f1"},
+        {"comment": "c"},
+        {"after": "a"},
+        {"sentiment": "POSITIVE"},
+    ]
+    with OTLPServer() as receiver:
+        backend = OTLPBackend(OTLPBackend.Options(**receiver.options))
+        for signal in (first, *(replace(first, **other) for other in others)):
+            backend.track_signal(signal)
+        backend.shutdown(1.0)
+    assert len({span.span_id for span in receiver.spans}) == 7
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "time_ns"),
+    [("1969-12-31T23:59:59Z", 1), ("0001-01-01", 1), ("9999-12-31", (1 << 64) - 1), ("2500-01-01", None)],
+)
+def test_a_signal_of_another_age(receiver: Any, timestamp: str, time_ns: int | None) -> None:
+    """`track_signal` takes it, and so it arrives, at the nearest time that OTLP can express."""
+    with traced(receiver) as tracer:
+        assert tracer.track_signal("order-17", "thumbs_up", timestamp=timestamp)
+    exact = int(datetime(2500, 1, 1, tzinfo=timezone.utc).timestamp()) * 10**9
+    assert _signal(receiver).start_ns == _signal(receiver).events[0].time_ns == (time_ns or exact)
+
+
+def test_a_signal_hangs_under_the_interaction_that_it_is_about(receiver: Any) -> None:
+    """Inside of another: under its own span if it has an id of its own, else under the root."""
+    with traced(receiver) as tracer:
+        with (
+            tracer.interaction(event="outer", user_id="u1") as outer,
+            tracer.interaction(event="with an id", event_id="order-17", user_id="u2") as inner,
+            tracer.interaction(event="in it"),
+            tracer.span("work"),
+        ):
+            pass
+        assert tracer.flush()
+        for interaction, name in ((outer, "on outer"), (inner, "on inner")):
+            tracer.track_signal(interaction.event_id, name)
+    spans = {span.name: span for span in receiver.spans}
+    assert len({span.trace_id for span in spans.values()}) == 1
+    for signal, about, user in (("on outer", "outer", "u1"), ("on inner", "with an id", "u2")):
+        assert spans[f"signal {signal}"].parent_id == spans[about].span_id
+        assert spans[f"signal {signal}"].attributes["user.id"] == user
 
 
 def test_a_refused_signal_is_counted() -> None:

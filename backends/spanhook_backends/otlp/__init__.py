@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -11,6 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from spanhook import ConfigError, Signal, Span, TracingSettings, hookimpl
 from spanhook.guard import attempt
 from spanhook.span import Trait
+from spanhook_backends.bounded import Bounded
 from spanhook_backends.otel.replay import Replay
 from spanhook_backends.otel.spans import Attributes, readable
 from spanhook_backends.otlp import context, signals
@@ -59,8 +59,8 @@ class OTLPBackend:
             self.span_start, self.span_end, self.trace_parent = context.enter, context.leave, context.trace_parent
         self._converter = Converter(self._names)
         self._places = signals.Places()
-        self._traits: OrderedDict[str, Attributes] = OrderedDict()
-        self._agents: OrderedDict[str, None] = OrderedDict()
+        self._traits: Bounded[Attributes] = Bounded(MAX_USERS)
+        self._agents: Bounded[None] = Bounded(MAX_AGENTS)
         self._provider = tracer_provider
         if tracer_provider is not None:
             self._replay = Replay(tracer_provider)
@@ -77,19 +77,13 @@ class OTLPBackend:
         self._places.note(spans)
         for span in spans:
             if span.kind == "tool" and span.parent_id is not None:
-                self._agents[span.parent_id] = None
-                self._agents.move_to_end(span.parent_id)
-        while len(self._agents) > MAX_AGENTS:
-            self._agents.popitem(last=False)
+                self._agents.put(span.parent_id, None)
         self._send([self._readable(span) for span in spans])
 
     @hookimpl
     def identify(self, user_id: str, traits: Mapping[str, Trait]) -> None:
         """Remember who a user is, for the spans that follow."""
-        self._traits[user_id] = {**self._traits.get(user_id, {}), **traits_of(traits)}
-        self._traits.move_to_end(user_id)
-        if len(self._traits) > MAX_USERS:
-            self._traits.popitem(last=False)
+        self._traits.put(user_id, {**self._traits.get(user_id, {}), **traits_of(traits)})
 
     @hookimpl
     def track_signal(self, signal: Signal) -> None:

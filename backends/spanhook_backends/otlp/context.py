@@ -18,12 +18,16 @@ from opentelemetry.trace import (
 )
 
 from spanhook import RemoteParent, SpanIds, hookimpl
+from spanhook.processes import Lock
+from spanhook_backends.bounded import Bounded
 
 # No code of the program, and no client of anything, runs in the others.
 KINDS = ("interaction", "module", "lm", "tool", "evaluate", "compile", "interpreter", "custom")
 
 MAX_LEFT_BEHIND = 1_000
-_left_behind: dict[str, None] = {}  # spans that ended in another context than they began in, and stand there still
+# Spans that ended in another context than they began in, and stand there still; calls on any thread add to them.
+_left_behind: Bounded[None] = Bounded(MAX_LEFT_BEHIND)
+_adding = Lock()
 
 
 class _Ours(NonRecordingSpan):
@@ -66,9 +70,8 @@ def leave(span: SpanIds) -> None:
     if isinstance(current, _Ours) and current.span is span:
         otel.attach(current.outside)
     else:
-        _left_behind[span.span_id] = None
-        if len(_left_behind) > MAX_LEFT_BEHIND:
-            _left_behind.pop(next(iter(_left_behind)), None)
+        with _adding.here:
+            _left_behind.put(span.span_id, None)
 
 
 @hookimpl

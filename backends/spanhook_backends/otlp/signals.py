@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import NamedTuple
 
 from opentelemetry.sdk.resources import Resource
@@ -16,11 +16,14 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 
 from spanhook import Signal, Span
 from spanhook.ids import new_trace_id, trace_id_from
+from spanhook_backends.bounded import Bounded
 from spanhook_backends.otel.spans import SCOPE, Attributes, Value, context_of
 from spanhook_backends.otlp.conventions import SIGNAL_EVENT, Names
 from spanhook_backends.otlp.convert import PREFIX, value_of
 
 MAX_REMEMBERED = 10_000  # interactions whose trace a signal finds when its event id does not tell it
+
+LATEST_NS = (1 << 64) - 1  # OTLP's times are of 64 bits: from 1970 to 2554
 
 _SCORES = {"POSITIVE": 1.0, "NEGATIVE": 0.0}
 
@@ -38,22 +41,24 @@ class Places:
     """The traces of the latest interactions, by event id."""
 
     def __init__(self) -> None:
-        self._places: OrderedDict[str, Place] = OrderedDict()
+        self._places: Bounded[Place] = Bounded(MAX_REMEMBERED)
 
     def note(self, spans: Sequence[Span]) -> None:
         """Remember where these spans' interactions are."""
         for span in spans:
-            known = self._places.get(span.event_id)
-            if span.is_local_root or known is None:
-                root_id = span.span_id if span.is_local_root else None
-                self._places[span.event_id] = Place(span.trace_id, root_id, span.user_id, span.convo_id)
-                self._places.move_to_end(span.event_id)
-        while len(self._places) > MAX_REMEMBERED:
-            self._places.popitem(last=False)
+            is_top = span.is_local_root or _has_own_event(span)
+            if is_top or span.event_id not in self._places:
+                root_id = span.span_id if is_top else None
+                self._places.put(span.event_id, Place(span.trace_id, root_id, span.user_id, span.convo_id))
 
     def of(self, event_id: str) -> Place:
         """Where an interaction is, this process's or another's; a new trace if its id does not tell."""
         return self._places.get(event_id) or Place(trace_id_from(event_id) or new_trace_id())
+
+
+def _has_own_event(span: Span) -> bool:
+    """Whether an interaction inside of another may have an event id of its own: it is not the trace's."""
+    return span.kind == "interaction" and trace_id_from(span.event_id) != span.trace_id
 
 
 def as_readable(signal: Signal, place: Place, names: Names, resource: Resource) -> ReadableSpan:
@@ -63,17 +68,18 @@ def as_readable(signal: Signal, place: Place, names: Names, resource: Resource) 
     for fact, value in (("kind", "EVALUATOR"), ("user", place.user_id), ("conversation", place.convo_id)):
         if value is not None:
             made.update(dict.fromkeys(names.of(fact), value))
-    told = f"{signal.event_id}\0{signal.name}\0{signal.time_ns}\0{signal.comment}\0{signal.after}"
+    told = repr([getattr(signal, field.name) for field in fields(signal)])
     span_id = hashlib.sha256(told.encode()).hexdigest()[:16]
+    time_ns = min(max(1, signal.time_ns), LATEST_NS)
     return ReadableSpan(
         name=f"signal {signal.name}",
         context=context_of(place.trace_id, span_id),
         parent=None if place.root_id is None else context_of(place.trace_id, place.root_id),
         resource=resource,
         attributes=made,
-        events=[Event(SIGNAL_EVENT, result, signal.time_ns)],
-        start_time=signal.time_ns,
-        end_time=signal.time_ns,
+        events=[Event(SIGNAL_EVENT, result, time_ns)],
+        start_time=time_ns,
+        end_time=time_ns,
         instrumentation_scope=SCOPE,
     )
 
