@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import atexit
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from spanhook import feedback
+from spanhook import checks
 from spanhook.active import OpenSpan
 from spanhook.budgets import OverBudget
 from spanhook.delivery.items import TRACE_FULL, Dropped, Item
@@ -24,8 +23,9 @@ from spanhook.guard import Guard, warn
 from spanhook.installation import Installation
 from spanhook.processes import Lock, call_at_exit
 from spanhook.recorder import Recorder
+from spanhook.rejections import Rejections
 from spanhook.scopes import Interaction, SpanScope
-from spanhook.span import Kind, Sentiment, SignalType, Span, Trait
+from spanhook.span import KINDS, Kind, Sentiment, SignalType, Span, Trait
 
 if TYPE_CHECKING:
     from spanhook.config import Settings
@@ -44,7 +44,7 @@ class Tracer:
     def __init__(self, settings: Settings, plugins: list[Plugin]) -> None:
         self.settings = settings
         self._guard = Guard()
-        self._rejected: Counter[str] = Counter()
+        self._rejections = Rejections(self._guard, strict=settings.tracing.strict)
         self._lock = Lock()
         self._closed = False
         backends = [plugin for plugin in plugins if plugin.kind == "backend"]
@@ -92,17 +92,19 @@ class Tracer:
             make, event_id = event_id, None
             with self._guard("interaction: event_id()"):
                 event_id = make()
-        is_known = self._accepts("interaction", lambda: feedback.checked_over_budget(over_budget))
+        is_known = self._rejections.accepts(
+            "interaction", checks.check_one_of, over_budget, checks.OVER_BUDGET, "over_budget"
+        )
         return Interaction(
             self._recorder,
             self._source,
             self._guard,
-            user_id=self._right(user_id, lambda given: feedback.checked_id(given, "user_id")),
-            convo_id=self._right(convo_id, lambda given: feedback.checked_id(given, "convo_id")),
-            event=self._right(event, lambda given: feedback.checked_id(given, "event")),
-            event_id=self._right(event_id, lambda given: feedback.checked_id(given, "event_id")),
-            properties=self._right(properties, feedback.checked_properties) or {},
-            budget_usd=self._right(budget_usd, feedback.checked_budget),
+            user_id=self._right(user_id, checks.check_id, "user_id"),
+            convo_id=self._right(convo_id, checks.check_id, "convo_id"),
+            event=self._right(event, checks.check_id, "event"),
+            event_id=self._right(event_id, checks.check_id, "event_id"),
+            properties=self._right(properties, checks.check_properties) or {},
+            budget_usd=self._right(budget_usd, checks.check_budget),
             over_budget=over_budget if is_known else "warn",
         )
 
@@ -115,7 +117,7 @@ class Tracer:
         Raises:
             ValueError: an unknown kind, only with `strict = true`; otherwise it is logged and counted, and is "custom".
         """
-        if not self._accepts("span", lambda: feedback.checked_kind(kind)):
+        if not self._rejections.accepts("span", checks.check_one_of, kind, KINDS, "kind"):
             kind = "custom"
         return SpanScope(self._recorder, self._source, self._guard, name, kind, inputs)
 
@@ -145,7 +147,7 @@ class Tracer:
         Raises:
             ValueError: a blank id or a wrong trait, only with `strict = true`; otherwise it is logged and counted.
         """
-        return self._accepts("identify", lambda: self._pipeline.put(feedback.identity(user_id, traits)))
+        return self._rejections.accepts("identify", lambda: self._pipeline.put(checks.identity(user_id, traits)))
 
     def track_signal(
         self,
@@ -179,12 +181,12 @@ class Tracer:
 
         def work() -> bool:
             return self._pipeline.put(
-                feedback.signal(
+                checks.signal(
                     event_id, name, signal_type, timestamp, properties, attachment_id, comment, after, sentiment
                 )
             )
 
-        return self._accepts("track_signal", work)
+        return self._rejections.accepts("track_signal", work)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until every backend has all that was accepted before, for at most `timeout` seconds.
@@ -227,7 +229,7 @@ class Tracer:
         """What became of everything so far."""
         return Stats(
             backends=self._pipeline.stats(),
-            rejected=dict(self._rejected),
+            rejected=self._rejections.counts(),
             errors=self._guard.counts(),
             sampled_out=self._recorder.traces.sampled_out,
         )
@@ -262,26 +264,9 @@ class Tracer:
     def _completed(self, item: Item | OpenSpan) -> Item:
         return self._recorder.complete(item) if isinstance(item, OpenSpan) else item
 
-    def _right(self, value: V | None, check: Callable[[V], object]) -> V | None:
+    def _right(self, value: V | None, check: Callable[..., None], *more: str) -> V | None:
         """What was given for an interaction, if it can be that; None where it was rejected, or not given."""
-        return value if value is not None and self._accepts("interaction", lambda: check(value)) else None
-
-    def _accepts(self, what: str, work: Callable[[], object]) -> bool:
-        """Do `work`; a ValueError from it means that the program gave something wrong."""
-        accepted, wrong = False, None
-        with self._guard(what):
-            try:
-                accepted = work() is not False
-            except ValueError as error:
-                wrong = error
-        if wrong is None:
-            return accepted
-        with self._lock.here:
-            self._rejected[what] += 1
-        if self.settings.tracing.strict:
-            raise wrong
-        warn("%s: rejected: %s", what, wrong)
-        return False
+        return value if value is not None and self._rejections.accepts("interaction", check, value, *more) else None
 
     def install(self) -> list[Tracer]:
         """Have DSPy call this tracer, and begin with what is left in the spool; `configure` has done it.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import spanhook
 from doubles import Memory, tracer_of
 from spanhook import Signal, Tracer
-from spanhook.feedback import identity, signal
+from spanhook.checks import identity, signal
 
 RIGHT: dict[str, Any] = {"event_id": "e1", "name": "thumbs_up"}
 
@@ -81,8 +81,8 @@ WRONG = [
     ({"signal_type": "thumbs"}, "signal_type must be one of default, feedback, edit, not 'thumbs'"),
     ({"signal_type": None}, "signal_type must be one of default, feedback, edit, not None"),
     ({"signal_type": ["edit"]}, "signal_type must be one of default, feedback, edit, not a list"),
-    ({"sentiment": "positive"}, "sentiment must be one of POSITIVE, NEGATIVE or None, not 'positive'"),
-    ({"sentiment": 1}, "sentiment must be one of POSITIVE, NEGATIVE or None, not 1"),
+    ({"sentiment": "positive"}, "sentiment must be one of POSITIVE, NEGATIVE, None, not 'positive'"),
+    ({"sentiment": 1}, "sentiment must be one of POSITIVE, NEGATIVE, None, not 1"),
     ({"properties": [("a", 1)]}, "properties must be a dict with strings as keys, not a list"),
     ({"properties": {1: "a"}}, "properties must be a dict with strings as keys, not a dict"),
     ({"comment": 5}, "comment must be a string or None, not 5"),

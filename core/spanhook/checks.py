@@ -1,10 +1,10 @@
-"""Checking what a program says of its users: identities and signals."""
+"""Checking what a program gives: ids, budgets, kinds of span, identities and signals."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, get_args
 
@@ -12,7 +12,7 @@ from spanhook.budgets import OverBudget
 from spanhook.delivery.items import Identity
 from spanhook.secret_patterns import redacted
 from spanhook.snapshot import snapshot, trim
-from spanhook.span import KINDS, Sentiment, Signal, SignalType
+from spanhook.span import Sentiment, Signal, SignalType
 
 SIGNAL_TYPES: tuple[str, ...] = get_args(SignalType)
 SENTIMENTS: tuple[str, ...] = get_args(Sentiment)
@@ -21,18 +21,27 @@ OVER_BUDGET: tuple[str, ...] = get_args(OverBudget)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-def checked_id(value: Any, what: str) -> str:
-    """`value` if it can be an id.
+def check_id(value: Any, what: str) -> None:
+    """Check that `value` can be an id or a name.
 
     Raises:
         ValueError: it is no string, or a blank one.
     """
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{what} must be a string that is not blank, not {_shown(value)}")
-    return value
 
 
-def checked_properties(properties: Any) -> None:
+def check_one_of(value: Any, allowed: Sequence[Any], what: str) -> None:
+    """Check that `value` is one of these.
+
+    Raises:
+        ValueError: with those that are allowed.
+    """
+    if value not in allowed:
+        raise ValueError(f"{what} must be one of {', '.join(map(str, allowed))}, not {_shown(value)}")
+
+
+def check_properties(properties: Any) -> None:
     """Check that they are a dict by name.
 
     Raises:
@@ -42,35 +51,15 @@ def checked_properties(properties: Any) -> None:
         raise ValueError(f"properties must be a dict with strings as keys, not {_shown(properties)}")
 
 
-def checked_budget(budget_usd: Any) -> None:
-    """Check that it can be an amount of money, or None.
+def check_budget(budget_usd: Any) -> None:
+    """Check that it can be an amount of money.
 
     Raises:
         ValueError: it can't.
     """
     is_number = isinstance(budget_usd, (int, float)) and not isinstance(budget_usd, bool)
-    if budget_usd is not None and not (is_number and 0 <= budget_usd <= sys.float_info.max):
+    if not (is_number and 0 <= budget_usd <= sys.float_info.max):
         raise ValueError(f"budget_usd must be a finite number of US dollars, 0 or more, not {_shown(budget_usd)}")
-
-
-def checked_over_budget(over_budget: Any) -> None:
-    """Check that it is one of the two.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if over_budget not in OVER_BUDGET:
-        raise ValueError(f"over_budget must be one of {', '.join(OVER_BUDGET)}, not {_shown(over_budget)}")
-
-
-def checked_kind(kind: Any) -> None:
-    """Check that a span can be of this kind.
-
-    Raises:
-        ValueError: with the kinds that there are.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {_shown(kind)}")
 
 
 def identity(user_id: Any, traits: Any) -> Identity:
@@ -79,7 +68,7 @@ def identity(user_id: Any, traits: Any) -> Identity:
     Raises:
         ValueError: with what is allowed.
     """
-    checked_id(user_id, "user_id")
+    check_id(user_id, "user_id")
     if traits is None:
         traits = {}
     if not isinstance(traits, Mapping):
@@ -108,14 +97,12 @@ def signal(
     Raises:
         ValueError: with what is allowed.
     """
-    checked_id(event_id, "event_id")
-    checked_id(name, "name")
-    if signal_type not in SIGNAL_TYPES:
-        raise ValueError(f"signal_type must be one of {', '.join(SIGNAL_TYPES)}, not {_shown(signal_type)}")
-    if sentiment is not None and sentiment not in SENTIMENTS:
-        raise ValueError(f"sentiment must be one of {', '.join(SENTIMENTS)} or None, not {_shown(sentiment)}")
+    check_id(event_id, "event_id")
+    check_id(name, "name")
+    check_one_of(signal_type, SIGNAL_TYPES, "signal_type")
+    check_one_of(sentiment, (*SENTIMENTS, None), "sentiment")
     if properties is not None:
-        checked_properties(properties)
+        check_properties(properties)
     for text, what in ((comment, "comment"), (after, "after"), (attachment_id, "attachment_id")):
         if text is not None and not isinstance(text, str):
             raise ValueError(f"{what} must be a string or None, not {_shown(text)}")
