@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, get_args
 
+from spanhook import dspy_compat
 from spanhook.budgets import OverBudget
 from spanhook.delivery.items import Identity
+from spanhook.scopes import Interaction
 from spanhook.secret_patterns import redacted
 from spanhook.snapshot import snapshot, trim
 from spanhook.span import Sentiment, Signal, SignalType
@@ -19,16 +21,17 @@ SENTIMENTS: tuple[str, ...] = get_args(Sentiment)
 OVER_BUDGET: tuple[str, ...] = get_args(OverBudget)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MAX_TIME_NS = 2**63 - 1  # what backends can hold
 
 
-def check_id(value: Any, what: str) -> None:
+def check_id(value: Any, what: str, hint: str = "") -> None:
     """Check that `value` can be an id or a name.
 
     Raises:
-        ValueError: it is no string, or a blank one.
+        ValueError: it is no string, or a blank one; with the hint.
     """
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{what} must be a string that is not blank, not {_shown(value)}")
+        raise ValueError(f"{what} must be a string that is not blank, not {_shown(value)}{hint}")
 
 
 def check_one_of(value: Any, allowed: Sequence[Any], what: str) -> None:
@@ -47,8 +50,11 @@ def check_properties(properties: Any) -> None:
     Raises:
         ValueError: they are not.
     """
-    if not (isinstance(properties, Mapping) and all(isinstance(name, str) for name in properties)):
-        raise ValueError(f"properties must be a dict with strings as keys, not {_shown(properties)}")
+    if not isinstance(properties, Mapping):
+        raise ValueError(f"properties must be a dict, not {_shown(properties)}")
+    for name in properties:
+        if not isinstance(name, str):
+            raise ValueError(f"the name of a property must be a string, not {_shown(name)}")
 
 
 def check_budget(budget_usd: Any) -> None:
@@ -60,6 +66,17 @@ def check_budget(budget_usd: Any) -> None:
     is_number = isinstance(budget_usd, (int, float)) and not isinstance(budget_usd, bool)
     if not (is_number and 0 <= budget_usd <= sys.float_info.max):
         raise ValueError(f"budget_usd must be a finite number of US dollars, 0 or more, not {_shown(budget_usd)}")
+
+
+def check_over_budget(over_budget: Any, budget_usd: Any) -> None:
+    """Check that it is one of the two, and that there is a budget to pass.
+
+    Raises:
+        ValueError: it is not, or there is none.
+    """
+    check_one_of(over_budget, OVER_BUDGET, "over_budget")
+    if over_budget == "raise" and budget_usd is None:
+        raise ValueError('over_budget="raise" stops nothing without a budget_usd')
 
 
 def identity(user_id: Any, traits: Any) -> Identity:
@@ -74,8 +91,7 @@ def identity(user_id: Any, traits: Any) -> Identity:
     if not isinstance(traits, Mapping):
         raise ValueError(f"traits must be a dict, not {_shown(traits)}")
     for name, value in traits.items():
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"the name of a trait must be a string that is not blank, not {_shown(name)}")
+        check_id(name, "the name of a trait")
         if not isinstance(value, (str, int, float, bool)):
             raise ValueError(f"trait {name!r} must be a str, int, float or bool, not {_shown(value)}")
     return Identity(_valid(user_id), _valid(dict(traits)))
@@ -97,7 +113,7 @@ def signal(
     Raises:
         ValueError: with what is allowed.
     """
-    check_id(event_id, "event_id")
+    check_id(event_id, "event_id", _way_to_event_id(event_id))
     check_id(name, "name")
     check_one_of(signal_type, SIGNAL_TYPES, "signal_type")
     check_one_of(sentiment, (*SENTIMENTS, None), "sentiment")
@@ -133,7 +149,17 @@ def _time_ns(timestamp: Any) -> int:
         raise ValueError(f"timestamp must be a datetime, an ISO 8601 string or None, not {_shown(timestamp)}")
     if moment.utcoffset() is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1_000
+    time_ns = (moment - _EPOCH) // timedelta(microseconds=1) * 1_000
+    if not 0 <= time_ns <= _MAX_TIME_NS:
+        raise ValueError(f"timestamp must be from 1970-01-01 to 2262-04-11, not {moment.isoformat()}")
+    return time_ns
+
+
+def _way_to_event_id(given: Any) -> str:
+    """What to write for what has one, and is none."""
+    if issubclass(type(given), Interaction):
+        return ": pass interaction.event_id"
+    return ": pass spanhook.event_id_of(prediction)" if dspy_compat.is_prediction(given) else ""
 
 
 def _valid(value: Any) -> Any:
@@ -142,8 +168,6 @@ def _valid(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return (
-        redacted(repr(value))[:100]
-        if type(value) in (str, int, float, bool, type(None))
-        else f"a {type(value).__name__}"
-    )
+    """A value that is wrong: plain ones as they are, of others the type."""
+    kind = type(value)
+    return redacted(repr(value))[:100] if kind in (str, int, float, bool, type(None)) else kind.__name__

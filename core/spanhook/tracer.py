@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from spanhook import checks
+from spanhook import checks, dspy_compat
 from spanhook.active import OpenSpan
 from spanhook.budgets import OverBudget
 from spanhook.delivery.items import TRACE_FULL, Dropped, Item
@@ -92,9 +92,7 @@ class Tracer:
             make, event_id = event_id, None
             with self._guard("interaction: event_id()"):
                 event_id = make()
-        is_known = self._rejections.accepts(
-            "interaction", checks.check_one_of, over_budget, checks.OVER_BUDGET, "over_budget"
-        )
+        stops_right = self._rejections.accepts("interaction", checks.check_over_budget, over_budget, budget_usd)
         return Interaction(
             self._recorder,
             self._source,
@@ -105,7 +103,7 @@ class Tracer:
             event_id=self._right(event_id, checks.check_id, "event_id"),
             properties=self._right(properties, checks.check_properties) or {},
             budget_usd=self._right(budget_usd, checks.check_budget),
-            over_budget=over_budget if is_known else "warn",
+            over_budget=over_budget if stops_right else "warn",
         )
 
     def span(self, name: str, /, kind: Kind = "custom", **inputs: Any) -> SpanScope:
@@ -115,8 +113,16 @@ class Tracer:
         `with` block set `span.outputs` and `span.attributes` yourself.
 
         Raises:
-            ValueError: an unknown kind, only with `strict = true`; otherwise it is logged and counted, and is "custom".
+            ValueError: a wrong name or kind, only with `strict = true`; otherwise it is logged and counted, the name is
+                "span" and the kind "custom".
+            TypeError: it is given a function, as by `@tracer.span` alone.
         """
+        if callable(name):
+            raise TypeError(
+                'span: name must be a string that is not blank, not a function; as a decorator: @tracer.span("NAME")'
+            )
+        if not self._rejections.accepts("span", checks.check_id, name, "name"):
+            name = "span"
         if not self._rejections.accepts("span", checks.check_one_of, kind, KINDS, "kind"):
             kind = "custom"
         return SpanScope(self._recorder, self._source, self._guard, name, kind, inputs)
@@ -130,11 +136,13 @@ class Tracer:
         Raises:
             TypeError: it is no `dspy.Module`.
         """
-        callbacks: list[Any] | None = getattr(program, "callbacks", None)
-        if not isinstance(callbacks, list):
+        if isinstance(program, type):
+            raise TypeError(f"wrap takes a dspy.Module; {program.__name__} is a class: give an instance")
+        if not dspy_compat.is_module(program):
             raise TypeError(f"wrap takes a dspy.Module, not {type(program).__name__}")
-        if self._source not in callbacks and not self._closed:
-            callbacks.append(self._source)
+        module: Any = program
+        if self._source not in module.callbacks and not self._closed:
+            module.callbacks = [*module.callbacks, self._source]  # it may share the list that it was given
         return program
 
     def identify(self, user_id: str, traits: Mapping[str, Trait] | None = None) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import time
+import uuid
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
+import dspy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,6 +59,14 @@ def test_all_nine_parameters_arrive(tracer, memory):
     ]
 
 
+def test_an_interaction_is_no_event_id(tracer, caplog):
+    """What has one is an easy mistake: the message says what to pass."""
+    with tracer.interaction() as interaction:
+        pass
+    assert tracer.track_signal(interaction, "thumbs_up") is False
+    assert caplog.messages == [f"track_signal: rejected: event_id {BLANK} Interaction: pass interaction.event_id"]
+
+
 def test_what_is_left_out_has_a_default(tracer, memory):
     """An id and a name are enough; the time is now."""
     before = time.time_ns()
@@ -69,29 +79,37 @@ def test_what_is_left_out_has_a_default(tracer, memory):
     assert (got.type, dict(got.properties), got.comment, got.after, got.sentiment) == ("default", {}, None, None, None)
 
 
+YEARS = "timestamp must be from 1970-01-01 to 2262-04-11, not"
 BLANK = "must be a string that is not blank, not"
 WRONG = [
     ({"event_id": ""}, f"event_id {BLANK} ''"),
     ({"event_id": " \n"}, f"event_id {BLANK} ' \\n'"),
     ({"event_id": None}, f"event_id {BLANK} None"),
     ({"event_id": 7}, f"event_id {BLANK} 7"),
-    ({"event_id": object()}, f"event_id {BLANK} a object"),
+    ({"event_id": object()}, f"event_id {BLANK} object"),
+    ({"event_id": uuid.UUID(int=1)}, f"event_id {BLANK} UUID"),
+    ({"event_id": dspy.Prediction(a=1)}, f"event_id {BLANK} Prediction: pass spanhook.event_id_of(prediction)"),
     ({"name": ""}, f"name {BLANK} ''"),
-    ({"name": b"x"}, f"name {BLANK} a bytes"),
+    ({"name": b"x"}, f"name {BLANK} bytes"),
     ({"signal_type": "thumbs"}, "signal_type must be one of default, feedback, edit, not 'thumbs'"),
     ({"signal_type": None}, "signal_type must be one of default, feedback, edit, not None"),
-    ({"signal_type": ["edit"]}, "signal_type must be one of default, feedback, edit, not a list"),
+    ({"signal_type": ["edit"]}, "signal_type must be one of default, feedback, edit, not list"),
     ({"sentiment": "positive"}, "sentiment must be one of POSITIVE, NEGATIVE, None, not 'positive'"),
     ({"sentiment": 1}, "sentiment must be one of POSITIVE, NEGATIVE, None, not 1"),
-    ({"properties": [("a", 1)]}, "properties must be a dict with strings as keys, not a list"),
-    ({"properties": {1: "a"}}, "properties must be a dict with strings as keys, not a dict"),
+    ({"properties": [("a", 1)]}, "properties must be a dict, not list"),
+    ({"properties": {"b": 1, 1: "a"}}, "the name of a property must be a string, not 1"),
     ({"comment": 5}, "comment must be a string or None, not 5"),
-    ({"after": {"text": "x"}}, "after must be a string or None, not a dict"),
+    ({"after": {"text": "x"}}, "after must be a string or None, not dict"),
     ({"attachment_id": 1.5}, "attachment_id must be a string or None, not 1.5"),
     ({"timestamp": "soon"}, "timestamp must be a datetime, an ISO 8601 string or None, not 'soon'"),
     ({"timestamp": ""}, "timestamp must be a datetime, an ISO 8601 string or None, not ''"),
     ({"timestamp": 1_714_564_800}, "timestamp must be a datetime, an ISO 8601 string or None, not 1714564800"),
-    ({"timestamp": date(2024, 5, 1)}, "timestamp must be a datetime, an ISO 8601 string or None, not a date"),
+    ({"timestamp": date(2024, 5, 1)}, "timestamp must be a datetime, an ISO 8601 string or None, not date"),
+    ({"timestamp": "1960-01-01"}, f"{YEARS} 1960-01-01T00:00:00+00:00"),
+    ({"timestamp": datetime(1969, 12, 31, 23, 59, 59, tzinfo=timezone.utc)}, f"{YEARS} 1969-12-31T23:59:59+00:00"),
+    ({"timestamp": "0001-01-01T00:00:00+14:00"}, f"{YEARS} 0001-01-01T00:00:00+14:00"),
+    ({"timestamp": "2262-04-11T23:47:16.854776"}, f"{YEARS} 2262-04-11T23:47:16.854776+00:00"),
+    ({"timestamp": datetime.max}, f"{YEARS} 9999-12-31T23:59:59.999999+00:00"),
     ({"name": "x" * 200, "comment": 5}, "comment must be a string or None, not 5"),
 ]
 
@@ -122,10 +140,10 @@ TRAIT = "must be a str, int, float or bool, not"
 WRONG_IDENTITIES = [
     (("", {}), f"user_id {BLANK} ''"),
     ((None, {}), f"user_id {BLANK} None"),
-    (("u", ["pro"]), "traits must be a dict, not a list"),
+    (("u", ["pro"]), "traits must be a dict, not list"),
     (("u", {"plan": None}), f"trait 'plan' {TRAIT} None"),
-    (("u", {"plan": ["pro"]}), f"trait 'plan' {TRAIT} a list"),
-    (("u", {"since": date(2024, 5, 1)}), f"trait 'since' {TRAIT} a date"),
+    (("u", {"plan": ["pro"]}), f"trait 'plan' {TRAIT} list"),
+    (("u", {"since": date(2024, 5, 1)}), f"trait 'since' {TRAIT} date"),
     (("u", {3: "x"}), "the name of a trait must be a string that is not blank, not 3"),
     (("u", {"": "x"}), "the name of a trait must be a string that is not blank, not ''"),
     (("u", {"  ": "x"}), "the name of a trait must be a string that is not blank, not '  '"),
@@ -215,7 +233,8 @@ MOMENT = datetime(2024, 5, 1, 12, 0, 0, 123_457)
         ("2024-05-01T04:30:00.123457-07:30", MICROSECOND),
         ("2024-05-01T12:00:00.123Z", 1_714_564_800_123_000_000),
         ("2024-05-01", 1_714_521_600_000_000_000),
-        (datetime(1969, 12, 31, 23, 59, 59, tzinfo=timezone.utc), -1_000_000_000),
+        (datetime(1970, 1, 1, tzinfo=timezone.utc), 0),
+        ("2262-04-11T23:47:16.854775", 9_223_372_036_854_775_000),
     ],
 )
 def test_a_timestamp(timestamp, expected):
@@ -223,9 +242,15 @@ def test_a_timestamp(timestamp, expected):
     assert made(timestamp=timestamp).time_ns == expected
 
 
-@given(st.datetimes(timezones=st.just(timezone.utc) | st.just(timezone(timedelta(hours=14)))))
+@given(
+    st.datetimes(
+        datetime(1970, 1, 2),
+        datetime(2262, 4, 11),
+        timezones=st.sampled_from([timezone.utc, timezone(timedelta(hours=14))]),
+    )
+)
 def test_a_timestamp_is_exact(moment: datetime):
-    """No microsecond is lost to floating point, in any century, and the text says the same as the datetime."""
+    """No microsecond is lost to floating point, in any year, and the text says the same as the datetime."""
     nanoseconds = made(timestamp=moment).time_ns
     assert moment - datetime(1970, 1, 1, tzinfo=timezone.utc) == timedelta(microseconds=nanoseconds // 1000)
     assert made(timestamp=moment.isoformat()).time_ns == nanoseconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
+import re
 import subprocess
 import sys
 import threading
@@ -177,6 +178,31 @@ def test_wrong_properties_and_kinds_are_rejected_and_the_rest_stays(caplog: pyte
     strict = tracer_of(Memory(), tracing={"strict": True})
     with pytest.raises(ValueError, match="kind must be one of"):
         strict.span("work", kind="nonsense")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "shown"), [(None, "None"), (5, "5"), ("", "''"), (" ", "' '"), (b"x", "bytes")])
+def test_a_wrong_name_of_a_span(name: Any, shown: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The span is there under another name; logged and counted, and with `strict` a ValueError."""
+    memory = Memory()
+    tracer = tracer_of(memory)
+    with tracer.span(name):
+        pass
+    assert tracer.flush()
+    assert [span.name for span in memory.spans] == ["span"]
+    assert caplog.messages == [f"span: rejected: name must be a string that is not blank, not {shown}"]
+    assert tracer.stats().rejected == {"span": 1}
+    strict = tracer_of(Memory(), tracing={"strict": True})
+    with pytest.raises(ValueError, match="name must be a string that is not blank"):
+        strict.span(name)
+
+
+def test_a_decorator_without_a_name() -> None:
+    """It fails where it is written, and says how to write it; not at the first call of the function."""
+    tracer = tracer_of(Memory())
+    with pytest.raises(TypeError, match=re.escape('as a decorator: @tracer.span("NAME")')):
+
+        @tracer.span  # type: ignore[arg-type]
+        def work() -> None: ...
 
 
 def test_a_result_that_denies_its_class_is_no_loss() -> None:

@@ -258,8 +258,30 @@ def test_wrapped_programs_alone(memory: Memory) -> None:
     tracer.flush()
     assert sum(span.kind == "lm" for span in memory.spans) == 4
     assert len({span.trace_id for span in memory.spans}) == 3
-    with pytest.raises(TypeError, match=r"dspy\.Module"):
-        tracer.wrap(len)
+
+
+def test_what_is_no_module_is_not_wrapped(memory: Memory) -> None:
+    """Other things of DSPy's have callbacks too; of a class it says that an instance is wanted."""
+    tracer = configured(memory, instrument="wrapped")
+    lm = DummyLM([{"answer": "a"}])
+    for wrong in (len, lm, dspy.ChatAdapter()):
+        with pytest.raises(TypeError, match=rf"wrap takes a dspy\.Module, not {type(wrong).__name__}"):
+            tracer.wrap(wrong)
+    with pytest.raises(TypeError, match=r"wrap takes a dspy\.Module; Predict is a class: give an instance"):
+        tracer.wrap(dspy.Predict)
+    assert tracer.callback not in lm.callbacks
+
+
+def test_wrapping_one_of_two_programs_that_share_their_callbacks(memory: Memory) -> None:
+    """The list that the program gave to both stays as it is; the other one is not traced."""
+    tracer = configured(memory, instrument="wrapped")
+    shared: list[Any] = [BaseCallback()]
+    one, other = (dspy.Predict("question -> answer", callbacks=shared) for _ in range(2))
+    tracer.wrap(one)(question="traced")
+    other(question="not traced")
+    tracer.flush()
+    assert len(shared) == 1
+    assert [span.inputs["question"] for span in memory.spans if span.kind == "module"] == ["traced"]
 
 
 def test_wrapping_where_all_is_traced_counts_nothing_twice(memory: Memory) -> None:
