@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from spanhook import dspy_compat, w3c
 from spanhook.active import REMOTE, Attached
@@ -23,12 +23,19 @@ _KEYS = tuple(f"{PREFIX}{name}" for name in (*_IDS, _RATE))
 _guard = Guard()  # where no tracer is at work
 
 
-def inject(headers: H) -> H:
+@overload
+def inject() -> dict[str, str]: ...
+@overload
+def inject(headers: H) -> H: ...
+def inject(headers: Any = None) -> Any:
     """Put what runs here into the headers of a request, message or task, for `attach` on the other side. Returns them.
 
     Sets `traceparent`, and in `baggage` the ids of the user, the conversation and the event; what others have in
-    `baggage` stays. Where nothing runs it changes nothing. On the thread or task of the call. Never raises.
+    `baggage` stays. Where nothing runs it changes nothing. Without an argument, in a new dict. On the thread or task of
+    the call. Never raises.
     """
+    if headers is None:
+        headers = {}
     for guard in _guards()[:1]:
         guard.call("inject", _inject, headers, guard)
     return headers

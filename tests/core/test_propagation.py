@@ -68,6 +68,15 @@ def test_a_call_continues_the_callers_trace(memory: Memory) -> None:
     assert [span for span in below if span.is_local_root] == [root]
 
 
+def test_headers_of_their_own(memory: Memory) -> None:
+    """Without an argument `inject` makes a dict, a new one each time."""
+    tracer = tracer_of(memory)
+    assert spanhook.inject() == {}
+    with tracer.interaction(user_id="u1"):
+        assert spanhook.inject() == spanhook.inject({}) != {}
+    assert spanhook.inject() == {}
+
+
 def test_a_worker_process_continues_the_trace_and_its_feedback_meets_it(memory: Memory) -> None:
     """The real thing: another interpreter that knows the headers only."""
     tracer = tracer_of(memory)
