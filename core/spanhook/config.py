@@ -101,7 +101,7 @@ class TracingSettings(PluginOptions):
     """"summary": of an optimizer's run its own span and its evaluations', with their sums; "off": nothing of it."""
 
     strict: bool = False
-    """True, for development and tests: a wrong identity or signal raises ValueError."""
+    """True, for development and tests: a wrong identity, signal, interaction or span raises ValueError."""
 
 
 class DeliverySettings(PluginOptions):

@@ -20,8 +20,6 @@ from dspy.utils.callback import BaseCallback as BaseCallback
 
 from spanhook.errors import InstallError
 
-DSPY_VERSION: str = dspy.__version__
-
 SIGNATURE: type = type(dspy.Signature)
 """The type of signature classes."""
 

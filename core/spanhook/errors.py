@@ -2,11 +2,16 @@
 
 SpanhookError
 ├── ConfigError         the configuration is wrong: all its problems at once
-├── PluginError       a plugin object can't be registered
+├── PluginError         a plugin object can't be registered
 ├── InstallError        the tracer can't be put into DSPy's settings here
 ├── BudgetExceededError an interaction's calls cost more than it allowed, and it asked to be stopped
 ├── RetryLater          raised by a backend: not taken now, offer the same again
-└── PartlyFailed        raised by a backend: taken, but for some of it
+├── PartlyFailed        raised by a backend: taken, but for some of it
+└── ModelUnavailableError (of `cli.demo_model`) the model of `spanhook demo` can't run here
+
+Two are no `Exception`s, on purpose, and live elsewhere: `budgets.BudgetStop` has to pass the `except Exception` of
+DSPy's agents and threads on its way to the interaction's block, and `coroutines.UnknownError` is never raised: it
+stands in a span for an exception that may have been any.
 """
 
 from __future__ import annotations

@@ -1,8 +1,16 @@
-"""Every hook that a plugin can implement. This is the whole plugin surface: read it first.
+"""Every hook that a plugin can implement, and what else a plugin can have: read it first.
 
 A plugin is an object whose methods are marked with `@spanhook.hookimpl`; it implements the hooks it needs and may
 leave out any argument. Each plugin is called on its own: what it raises is logged once, counted, and changes nothing
 for the program, for the other plugins or for the rest of the span. The order is that of the list in `tracing.toml`.
+
+Beside hooks, all optional:
+
+- `span_kinds`, a tuple: the kinds of span for which `span_start` and `span_end` are called; without it, all.
+- `deferred_kinds`, a tuple: of those, the kinds whose `span_end` may come a little later, on Spanhook's own thread.
+- `only_ids = True`: `span_start` and `span_end` look at ids alone; they get `SpanIds`, no call, and give no facts.
+- A class is made with those of `options` and `tracing` that its signature asks for: its section of `tracing.toml`, as
+  an instance of its nested class `Options` (best a `spanhook.PluginOptions`), and the `TracingSettings`.
 """
 
 from __future__ import annotations
@@ -31,11 +39,12 @@ class HookSpecs:
 
     @hookspec
     def span_end(self, span: Span, call: Call) -> Facts | None:
-        """Called right after the call, on its own thread, whether it returned or raised: be quick, touch no network.
+        """Called right after the call, whether it returned or raised: be quick, touch no network.
 
-        Any plugin may implement it: extractors are asked first, in their order, then backends. Return the facts that
-        you know; don't write to the span. For each field the first that knows it wins, and `span.sources` says which
-        one that was. A backend gets the same span again in `emit`.
+        On the call's own thread, except for `deferred_kinds`. Any plugin may implement it: extractors are asked first,
+        in their order, then backends. Return the facts that you know; don't write to the span. For each field the
+        first that knows it wins, and `span.sources` says which one that was. A backend gets the same span again in
+        `emit`.
         """
 
     @hookspec
@@ -79,14 +88,16 @@ class HookSpecs:
     def flush(self, timeout: float) -> bool | None:
         """Send what you still hold, within `timeout` seconds, on the backend's own thread.
 
-        Return False if something that you had taken could not be delivered.
+        Return False if something that you had taken could not be delivered. Where the interpreter exits before you
+        got anything, and no thread can start any more, this and `shutdown` run on the thread that exits.
         """
 
     @hookspec
     def shutdown(self, timeout: float) -> bool | None:
         """Send what you still hold and let go of files, sockets and threads; the last call that you get.
 
-        On the backend's own thread, within `timeout` seconds. Return False if something could not be delivered.
+        Within `timeout` seconds, on the same thread as `flush`; where another plugin can't be loaded, on that of
+        `configure`, with a timeout of 0. Return False if something could not be delivered.
         """
 
 

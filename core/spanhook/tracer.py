@@ -38,7 +38,8 @@ V = TypeVar("V")
 class Tracer:
     """Traces DSPy programs and ties their traces to users. Made by `configure`; every method is safe on any thread.
 
-    Nothing here raises into the program, except what `[tracing] strict = true` asks for.
+    Nothing here raises into the running program, except where `[tracing] strict = true` or `over_budget="raise"` asks
+    for it; `wrap`, and `span` on a generator or without a name, raise TypeError where they are written.
     """
 
     def __init__(self, settings: Settings, plugins: list[Plugin]) -> None:

