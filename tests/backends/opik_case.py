@@ -54,12 +54,18 @@ def options(server: OpikServer, **more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def opik_case(tracing: dict[str, Any] | None = None, engine: str | None = None, **more: Any) -> Iterator[OpikCase]:
+def opik_case(
+    tracing: dict[str, Any] | None = None,
+    engine: str | None = None,
+    redact: dict[str, Any] | None = None,
+    **more: Any,
+) -> Iterator[OpikCase]:
     """Everything on, for a `with` block; `more` are options of the backend."""
     with OpikServer() as server, LMServer() as lm_server:
         tracer = spanhook.configure(
             {
                 "tracing": {"backends": ["opik"], **(tracing or {})},
+                "redact": redact or {},
                 "backends": {"opik": options(server, **more)},
             }
         )

@@ -21,6 +21,7 @@ Body: TypeAlias = dict[str, Any]
 COMPRESS_FROM = 256  # bytes; smaller bodies come as they are
 BATCH_LIMIT = 1_000
 INT32 = 2**31 - 1
+MAX_SCORE = 999_999_999.999999999
 ID_WINDOW_S = 24 * 3600  # how far an id's time may be from now when it is created
 SPAN_TYPES = ("general", "tool", "llm", "guardrail")
 SOURCES = ("sdk", "experiment", "optimization", "evaluator")
@@ -128,8 +129,8 @@ def _check_score(item: Body) -> Body:
     _check_id("id", item["id"])
     if item["source"] not in ("ui", "sdk", "online_scoring"):
         raise Refusal(f"source {item['source']!r} is unknown")
-    if not item["name"].strip() or not math.isfinite(item["value"]):
-        raise Refusal("a score needs a name and a finite value")
+    if not item["name"].strip() or not abs(item["value"]) < MAX_SCORE:
+        raise Refusal("a score needs a name, and a value that is not too far from 0")
     return item
 
 

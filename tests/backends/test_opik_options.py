@@ -22,7 +22,7 @@ from programs import Answerer
 from spanhook import ConfigError
 from spanhook_backends.opik import OpikBackend
 from spanhook_backends.opik.drop_in import OpikCallback
-from spanhook_backends.opik.graph import mermaid
+from spanhook_backends.opik.graph import mermaid, modules_of
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_the_graph_of_a_program_is_on_its_trace_and_its_nodes_on_the_spans() -> 
 
 def test_a_graph_has_every_module_and_no_label_breaks_out() -> None:
     """Modules in lists, tools and LMs are there, a cycle ends, and what a label says is text."""
-    lines = mermaid(Agent()).splitlines()
+    lines = mermaid(modules_of(Agent())).splitlines()
     assert lines[0] == "graph TD"
     nodes = {}
     for line in lines[1:]:

@@ -8,6 +8,10 @@ from typing import Any
 
 import dspy
 import pytest
+
+pytest.importorskip("opik")
+
+from opik import opik_context
 from opik_case import OpikCase, opik_case
 
 from programs import Answerer
@@ -34,6 +38,8 @@ def scored(case: OpikCase, **signal: Any) -> dict[str, Any]:
         ({"sentiment": "NEGATIVE", "comment": "Wrong."}, 0.0, "Wrong."),
         ({"properties": {"score": 0.25}, "sentiment": "POSITIVE"}, 0.25, None),
         ({"properties": {"score": 3}}, 3.0, None),
+        ({"properties": {"score": 10**12}}, 999_999_999.0, "score: 1000000000000"),
+        ({"properties": {"score": -1e300}}, -999_999_999.0, "score: -1e+300"),
         ({}, 1.0, None),
         ({"signal_type": "edit", "after": "Rome"}, 1.0, "after: Rome"),
         (
@@ -62,6 +68,17 @@ def test_an_event_id_of_the_callers_own_leads_to_its_trace(case: OpikCase) -> No
     assert trace.fields["metadata"]["event_id"] == "order-4711"
 
 
+def test_an_event_id_that_redaction_changes_leads_to_its_trace() -> None:
+    """The signal has it as redaction has left it, and so has the trace."""
+    with opik_case(redact={"patterns": [r"\S+@\S+"]}) as case:
+        with case.tracer.interaction(event="chat", event_id="order 7 of alice@example.com") as interaction:
+            Answerer()(question="Why?")
+        case.tracer.track_signal(interaction.event_id, "thumbs_up")
+        trace = case.trace("chat")
+    assert trace.fields["metadata"]["event_id"] == "order 7 of [redacted]"
+    assert set(trace.scores) == {"thumbs_up"}
+
+
 def test_a_signal_for_an_unknown_event_is_a_failure_that_is_told(
     case: OpikCase, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -82,6 +99,36 @@ def test_a_signal_from_another_process_reaches_the_trace(case: OpikCase) -> None
     case.tracer.track_signal(event_id, "thumbs_up")
     assert case.tracer.flush(30.0)
     assert [score["id"] for score in case.opik.scores] == [event_id]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"name": "x", "value": float("nan")}, "the value of 'x' is no finite number"),
+        ({"name": "x", "value": True}, "the value of 'x' is no finite number"),
+        ({"name": " ", "value": 1}, "it has no name"),
+        ({"name": "x", "value": 1, "reason": 5}, "reason of 'x' is no string"),
+        ({"name": "x", "value": 1, "weight": 2}, "unknown keys: weight"),
+        ("x", "it is no dict"),
+    ],
+)
+def test_a_score_that_opik_would_refuse_loses_nothing_else(
+    case: OpikCase, caplog: pytest.LogCaptureFixture, wrong: Any, problem: str
+) -> None:
+    """The program told Opik something odd: its trace and the other scores arrive, and a line says what is left out."""
+    scores = [wrong, {"name": "big", "value": 1e300}, {"name": "good", "value": 0.5, "reason": "so"}]
+
+    class Telling(dspy.Module):
+        def forward(self) -> None:
+            opik_context.update_current_trace(feedback_scores=scores)
+
+    with caplog.at_level(logging.WARNING, "spanhook"):
+        Telling()()
+        trace = case.trace("Telling")
+    assert {name: score["value"] for name, score in trace.scores.items()} == {"big": 999_999_999.0, "good": 0.5}
+    assert trace.scores["good"]["reason"] == "so"
+    assert problem in caplog.text
+    assert case.tracer.stats().backends["opik"].failed == 0
 
 
 def test_scores_of_an_evaluation_are_feedback_scores(case: OpikCase) -> None:

@@ -118,6 +118,16 @@ def test_every_count_of_the_usage_arrives(any_case: OpikCase) -> None:
     }
 
 
+def test_tokens_beyond_opiks_own_limit_lose_nothing_else(any_case: OpikCase) -> None:
+    """Its counts are int32: a total above that is left out, and the span arrives."""
+    most = 2**31 - 1
+    any_case.lm.script([Reply(content="hi", tokens=Tokens(most, most))])
+    any_case.lm.lm()("hello")
+    (span,) = lm_spans(any_case.trace())
+    assert (span["usage"]["prompt_tokens"], span["usage"]["completion_tokens"]) == (most, most)
+    assert "total_tokens" not in span["usage"]
+
+
 def test_the_cache_shows(case: OpikCase, engine: str) -> None:
     """Off: usage, no hit. On and asked first: the same. On and asked again: a hit without usage that costs nothing."""
     prompt = f"a prompt in nobody's cache {uuid.uuid4()}"
@@ -257,15 +267,21 @@ def test_what_is_known_of_a_user_is_on_the_later_traces(any_case: OpikCase) -> N
 
 
 def test_a_long_trace_is_seen_before_it_ends(any_case: OpikCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its first spans, a trace that has run for a while is there already; its end completes it."""
+    """With its first spans, a trace that has run for a while is there already; its end completes it.
+
+    Until then it has the name of its kind, as what the program calls it, and whose it is, is redacted with its end.
+    """
     monkeypatch.setattr("spanhook_backends.opik.places.SHOW_AFTER_S", 0.0)
     with any_case.tracer.interaction(event="long", convo_id="c1"):
         Answerer()(question="Why?")
         trace = any_case.trace()
-        assert (trace.fields["name"], trace.fields["thread_id"]) == ("long", "c1")
+        assert trace.fields["name"] == "interaction"
+        assert "thread_id" not in trace.fields
         assert "end_time" not in trace.fields
         assert trace.tree()[0] == "general Answerer"
-    assert any_case.trace().fields["end_time"]
+    trace = any_case.trace()
+    assert (trace.fields["name"], trace.fields["thread_id"]) == ("long", "c1")
+    assert trace.fields["end_time"]
 
 
 def test_without_content_nothing_of_it_leaves_the_process() -> None:

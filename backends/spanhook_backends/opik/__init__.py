@@ -9,15 +9,25 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 
-from spanhook import Call, ConfigError, PluginOptions, Signal, Span, TracingSettings, hookimpl
+from spanhook import (
+    Call,
+    ConfigError,
+    Facts,
+    PluginOptions,
+    RetryLater,
+    Signal,
+    Span,
+    SpanhookError,
+    TracingSettings,
+    hookimpl,
+)
 from spanhook_backends.bounded import Bounded
 from spanhook_backends.opik import context, payloads, sdk
 from spanhook_backends.opik.acks import Key
-from spanhook_backends.opik.connection import Connection
+from spanhook_backends.opik.connection import PATIENCE_S, Connection
 from spanhook_backends.opik.graph import Graphs
-from spanhook_backends.opik.places import Places, needs_span
+from spanhook_backends.opik.places import Places, Running, needs_span
 from spanhook_backends.opik.scores import score
-from spanhook_backends.opik.text import valid
 from spanhook_backends.web import web_address
 
 Records = list[dict[str, Any]]
@@ -26,7 +36,7 @@ MAX_USERS = 10_000  # whose traits are remembered
 MAX_TOLD = 10_000  # traces that run, and of which their program has told Opik something
 
 
-class UnknownEventError(LookupError):
+class UnknownEventError(SpanhookError):
     """A signal's event id leads to no trace."""
 
 
@@ -71,11 +81,20 @@ class OpikBackend:
         self._tags = list(options.tags) or None
         self._common: dict[str, Any] = {"service": tracing.service} if tracing and tracing.service else {}
         self._places = Places()
-        self._graphs = Graphs() if options.log_graph else None
+        with_text = tracing is None or tracing.capture == "full"
+        self._graphs = Graphs(with_instructions=with_text) if options.log_graph else None
         self._told: Bounded[list[Any]] = Bounded(MAX_TOLD)
         self._shares_context = options.share_context
-        if options.share_context:  # else no call of the program has to pay for this hook
-            self.span_end = context.leave
+        if options.share_context or options.log_graph:  # else no call of the program has to pay for this hook
+
+            @hookimpl
+            def span_end(span: Span, call: Call) -> Facts | None:
+                attributes = context.leave(span, call) if self._shares_context else {}
+                if self._graphs is not None:
+                    attributes.update(self._graphs.end(span))
+                return {"attributes": attributes} if attributes else None
+
+            self.span_end = span_end
         self._traits: Bounded[Mapping[str, Any]] = Bounded(MAX_USERS)
         key = None if options.api_key is None else options.api_key.get_secret_value()
         try:
@@ -92,22 +111,20 @@ class OpikBackend:
         self._converted: tuple[Sequence[Span], Records, Records] | None = None
         _backends.add(self)
 
-    def reset_locks(self) -> None:
-        """In a forked child: other threads of the parent may have held them."""
-        self._places.reset_lock()
+    def reset_after_fork(self) -> None:
+        """In a forked child: other threads of the parent may have held locks."""
+        self._places.reset_after_fork()
         if self._graphs is not None:
-            self._graphs.reset_lock()
+            self._graphs.reset_after_fork()
 
     @hookimpl
     def span_start(self, span: Span, call: Call) -> None:
         """Note where the span belongs, on its call's thread."""
-        special = self._places.note(span)
-        if special is not None and special.outer_id is not None and span.is_local_root:
-            context.tell_trace(span)
+        self._places.note(span)
         if self._shares_context and not context.is_passed_over(span, call):
             context.enter(span, self._places.place(span), self._project)
         if self._graphs is not None:
-            self._graphs.note(span, call.instance)
+            self._graphs.start(span, call.instance)
 
     @hookimpl
     def emit(self, spans: Sequence[Span]) -> None:
@@ -131,8 +148,12 @@ class OpikBackend:
             for span in below:
                 client.span(**span)
 
-        self._connection.deliver(keys, send)
+        self._connection.deliver(keys, send, patience_s)
 
+        self._deliver(traces, below)
+        self._converted = None
+
+    def _deliver(self, traces: Records, below: Records, patience_s: float = PATIENCE_S) -> None:
     def _records(self, spans: Sequence[Span]) -> tuple[Records, Records]:
         """The traces and the spans under them that Opik gets."""
         traces: Records = []
@@ -141,8 +162,7 @@ class OpikBackend:
             self._convert(span, traces, below)
         for key in {span.local_trace_key for span in spans}:
             if (running := self._places.running(key)) is not None:
-                project = running.place.project or self._project
-                traces.append({**payloads.running_arguments(running), "project_name": project, "tags": self._tags})
+                traces.append(self._running(running))
         return traces, below
 
     def _convert(self, span: Span, traces: Records, below: Records) -> None:
@@ -158,6 +178,10 @@ class OpikBackend:
             self._told.put(place.trace_id, [*self._told.get(place.trace_id, ()), told])
         if place.is_trace:
             arguments = {**payloads.trace_arguments(span, place, more), **common}
+    def _running(self, running: Running) -> dict[str, Any]:
+        project = running.place.project or self._project
+        return {**payloads.running_arguments(running), "project_name": project, "tags": self._tags}
+
             for told in self._told.pop(place.trace_id, ()):
                 arguments = payloads.add_update(arguments, told)
             traces.append(arguments)
@@ -171,8 +195,7 @@ class OpikBackend:
     @hookimpl
     def identify(self, user_id: str, traits: Mapping[str, Any]) -> None:
         """Remember what is known of a user, for the metadata of the user's later traces."""
-        known = {valid(name): valid(value) if isinstance(value, str) else value for name, value in traits.items()}
-        self._traits.put(user_id, {**self._traits.get(user_id, {}), **known})
+        self._traits.put(user_id, {**self._traits.get(user_id, {}), **traits})
 
     @hookimpl
     def track_signal(self, signal: Signal) -> None:
@@ -204,7 +227,18 @@ _backends: weakref.WeakSet[OpikBackend] = weakref.WeakSet()
 
 def _reset_all_after_fork() -> None:
     for backend in list(_backends):
-        backend.reset_locks()
+        backend.reset_after_fork()
+
+    @hookimpl
+    def flush(self, timeout: float) -> bool:
+        """Tell Opik of the traces that still run, where it has their spans: without a trace nobody would see them."""
+        traces = [self._running(running) for running in self._places.without_trace()]
+        try:
+            if traces:
+                self._deliver(traces, [], timeout)
+        except RetryLater:
+            return False
+        return True
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from spanhook import RetryLater
+from spanhook import RetryLater, SpanhookError
 from spanhook_backends.opik import sdk
 from spanhook_backends.opik.acks import Acks, Key, watched
 
@@ -20,7 +20,7 @@ LOOK_EVERY_S = 1.0
 QUIET_PINGS = 3  # without an attempt between them; the SDK pings every 10 s
 
 
-class NotDeliveredError(Exception):
+class NotDeliveredError(SpanhookError):
     """Opik didn't take a batch. It has a class for each kind of reason, as the tracer's log says each kind once."""
 
 
@@ -80,7 +80,7 @@ class Connection:
         """Where it sends to."""
         return str(self._client.config.url_override)
 
-    def deliver(self, keys: Iterable[Key], send: Callable[[sdk.Opik], None]) -> None:
+    def deliver(self, keys: Iterable[Key], send: Callable[[sdk.Opik], None], patience_s: float = PATIENCE_S) -> None:
         """Have the SDK send what `send` gives it, and wait until Opik has confirmed all of `keys`.
 
         Called again with the same keys it goes on waiting: the SDK has them.
@@ -96,7 +96,7 @@ class Connection:
             self._sent = _Sent(keys, client.get_errors_report().total_dropped_messages)
             send(client)
         sent = self._sent
-        client.flush(timeout=PATIENCE_S)
+        client.flush(timeout=int(min(patience_s, PATIENCE_S)))
         if sent.attempts != self._acks.attempts:
             sent.attempts, sent.pings = self._acks.attempts, self._acks.pings
         if not self._acks.wait(0.0):
@@ -106,12 +106,16 @@ class Connection:
     def _explain_missing(self, client: sdk.Opik, sent: _Sent) -> None:
         """Raise what keeps Opik from confirming; return if it does after all."""
         error: NotDeliveredError | None = None
-        report = client.get_errors_report()
-        if report.total_dropped_messages > sent.dropped:
+        report, status = client.get_errors_report(), self._acks.refusal
+        if status is not None and status < 400:  # whatever the SDK was told where a redirect has led it
+            error = _explain(status, "", self.url)
+        elif report.total_dropped_messages > sent.dropped:
             failure = report.failures[-1] if report.failures else None
             detail = "" if failure is None else failure.detail or failure.reason.value
+            if key := client.config.api_key:
+                detail = detail.replace(key, "[redacted]")  # a server may repeat it
             error = _explain(None if failure is None else failure.status_code, detail, self.url)
-        elif (status := self._acks.refusal) is not None:  # it also gives up without a note, after a 429 for example
+        elif status is not None:  # it also gives up without a note, after a 429 for example
             error = _explain(status, "", self.url)
         elif self._acks.wait(LOOK_EVERY_S):
             return
@@ -140,6 +144,8 @@ def _explain(status: int | None, detail: str, url: str) -> NotDeliveredError:
     detail = detail.rpartition("body: ")[2][:300]
     if status in (401, 403):
         return UnauthorizedError(f"{url} answered HTTP {status}: check api_key and workspace. {detail}")
+    if status is not None and 300 <= status < 400:
+        return RefusedError(f"{url} answered HTTP {status}, a redirect: set `host` to where Opik is")
     if status is not None and 400 <= status < 500 and status != 429:
         return RefusedError(f"{url} refused it with HTTP {status}. {detail}")
     if status is not None:

@@ -9,24 +9,13 @@ from typing import Any
 
 import dspy
 
-from spanhook import Call, Facts, Span, hookimpl
+from spanhook import Call, Span
 from spanhook_backends.opik import sdk
 from spanhook_backends.opik.ids import span_uuid
 from spanhook_backends.opik.places import MARK, Place, needs_span
 
 SPAN_UPDATE = "opik.span"  # attributes: what the program has told Opik of its current span and trace
 TRACE_UPDATE = "opik.trace"
-
-
-def tell_trace(span: Span) -> None:
-    """Give the program's open Opik trace the conversation and the user of the root that joins it."""
-    trace = sdk.get_trace_data()
-    if trace is None:
-        return
-    if span.convo_id is not None and trace.thread_id is None:
-        sdk.update_current_trace(thread_id=span.convo_id)
-    if span.user_id is not None:
-        sdk.update_current_trace(metadata={"user_id": span.user_id})
 
 
 def is_passed_over(span: Span, call: Call) -> bool:
@@ -58,15 +47,15 @@ def enter(span: Span, place: Place, project_name: str) -> None:
         )
 
 
-@hookimpl
-def leave(span: Span, call: Call) -> Facts | None:
-    """Take a span that ends out of Opik's context: the backend's `span_end`.
+def leave(span: Span, call: Call) -> dict[str, Any]:
+    """Take a span that ends out of Opik's context.
 
-    What the program has told Opik meanwhile, with `opik_context.update_current_span` and `update_current_trace`,
-    becomes attributes that the backend puts in their place: tags and metadata, and of the trace its thread and scores.
+    What the program has told Opik meanwhile, with `opik_context.update_current_span` and `update_current_trace`, is
+    returned as attributes that the backend puts in their place: tags and metadata, and of the trace its thread and
+    scores.
     """
     if is_passed_over(span, call):
-        return None
+        return {}
     attributes: dict[str, Any] = {}
     own_id = span_uuid(span.span_id, span.start_ns)
     sdk.trim_span_data_stack_to_certain_span(own_id)
@@ -79,11 +68,11 @@ def leave(span: Span, call: Call) -> Facts | None:
         told = _told(trace)
         if trace.thread_id is not None:
             told["thread_id"] = str(trace.thread_id)
-        if scores := [dict(score) for score in trace.feedback_scores or () if _is_score(score)]:
-            told["feedback_scores"] = scores
+        if trace.feedback_scores:
+            told["feedback_scores"] = trace.feedback_scores
         if told:
             attributes[TRACE_UPDATE] = told
-    return {"attributes": attributes} if attributes else None
+    return attributes
 
 
 def _told(data: sdk.SpanData | sdk.TraceData) -> dict[str, Any]:
@@ -92,7 +81,3 @@ def _told(data: sdk.SpanData | sdk.TraceData) -> dict[str, Any]:
     if data.tags:
         told["tags"] = [str(tag) for tag in data.tags]
     return told
-
-
-def _is_score(score: Any) -> bool:
-    return isinstance(score.get("name"), str) and type(score.get("value")) in (int, float)

@@ -9,15 +9,17 @@ from typing import Any, Literal
 from spanhook import Span, Usage
 from spanhook_backends.opik import sdk
 from spanhook_backends.opik.context import SPAN_UPDATE, TRACE_UPDATE
+from spanhook_backends.opik.graph import GRAPH
 from spanhook_backends.opik.ids import span_uuid
 from spanhook_backends.opik.places import Place, Running
-from spanhook_backends.opik.text import valid
+from spanhook_backends.opik.scores import checked_scores, score_value
 
 SpanType = Literal["general", "tool", "llm"]
 
 MAX_COUNT = 2**31 - 1  # Opik's counts are int32
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TYPES: dict[str, SpanType] = {"lm": "llm", "tool": "tool"}
+_NOT_SHOWN = (SPAN_UPDATE, TRACE_UPDATE, GRAPH)  # attributes that have a place of their own
 
 
 def trace_arguments(span: Span, place: Place, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,10 +37,9 @@ def running_arguments(running: Running) -> dict[str, Any]:
     """The arguments of `Opik.trace` for a trace that is to be seen before it ends; what comes later replaces them."""
     return {
         "id": running.place.trace_id,
-        "name": valid(running.name),
+        "name": running.kind,
         "start_time": _time(running.start_ns),
         "metadata": {"created_from": "dspy"},
-        "thread_id": None if running.convo_id is None else valid(running.convo_id),
     }
 
 
@@ -65,9 +66,9 @@ def add_update(arguments: dict[str, Any], update: Any) -> dict[str, Any]:
         return arguments
     metadata = {**arguments["metadata"], **update.get("metadata", {})}
     tags = [*(arguments["tags"] or ()), *update.get("tags", ())] or None
-    told = {name: update[name] for name in ("thread_id", "feedback_scores") if name in update}
-    if "feedback_scores" in told:
-        told["feedback_scores"] = [*arguments.get("feedback_scores", ()), *told["feedback_scores"]]
+    told = {name: update[name] for name in ("thread_id",) if name in update}
+    if scores := checked_scores(update.get("feedback_scores", ())):
+        told["feedback_scores"] = [*arguments.get("feedback_scores", ()), *scores]
     return {**arguments, "metadata": metadata, "tags": tags, **told}
 
 
@@ -82,9 +83,9 @@ def _evaluated(span: Span) -> dict[str, Any]:
     score = span.attributes.get("score") if span.kind in ("module", "evaluate") else None
     if not isinstance(score, (int, float)):
         return {}
-    told = {"name": "score", "value": float(score)}
+    told: dict[str, Any] = {"name": "score", "value": score_value(score)}
     if isinstance(feedback := span.attributes.get("feedback"), str):
-        told["reason"] = valid(feedback)
+        told["reason"] = feedback
     return {"feedback_scores": [told]}
 
 
@@ -122,7 +123,7 @@ def _error(span: Span) -> dict[str, str] | None:
 
 
 def _metadata(span: Span) -> dict[str, Any]:
-    attributes = {name: value for name, value in span.attributes.items() if name not in (SPAN_UPDATE, TRACE_UPDATE)}
+    attributes = {name: value for name, value in span.attributes.items() if name not in _NOT_SHOWN}
     metadata = {"created_from": "dspy", **attributes}
     if span.sources.get("usage") == "calls_below":  # Opik adds up the LM spans itself
         metadata.pop("usage_by_model", None)
@@ -170,6 +171,7 @@ def opik_usage(usage: Usage) -> sdk.OpikUsage | None:
     total = known.get("total_tokens")
     if total is None and "input_tokens" in known and "output_tokens" in known:
         total = known["input_tokens"] + known["output_tokens"]
+    total = None if total is None or total > MAX_COUNT else total
     counts: dict[str, Any] = {
         "prompt_tokens": known.get("input_tokens"),
         "completion_tokens": known.get("output_tokens"),
@@ -184,7 +186,10 @@ def opik_usage(usage: Usage) -> sdk.OpikUsage | None:
             audio_tokens=known.get("audio_output_tokens"),
         ),
     }
-    return sdk.build_opik_usage_from_unknown_provider(_present(**counts))
+    made = sdk.build_opik_usage_from_unknown_provider(_present(**counts))
+    if made is not None and (made.total_tokens or 0) > MAX_COUNT:  # the SDK has added them up
+        made.total_tokens = None
+    return made
 
 
 def _present(**values: Any) -> dict[str, Any]:

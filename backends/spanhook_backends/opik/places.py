@@ -40,14 +40,21 @@ class Place:
     outer_id: str | None = None
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Running:
-    """What is known of a trace while its root runs."""
+    """What may be told of a trace while its root runs: names and ids of the program's are redacted with its end.
 
-    name: str
+    Attributes:
+        kind: of the root.
+        start_ns: Unix time.
+        place: the root's.
+        has_spans: whether Opik has got spans of it.
+    """
+
+    kind: str
     start_ns: int
     place: Place
-    convo_id: str | None
+    has_spans: bool = False
 
 
 def needs_span(span: Span) -> bool:
@@ -82,12 +89,13 @@ class Places:
         self._events: Bounded[Place] = Bounded(MAX_EVENTS)
         self._running: Bounded[Running] = Bounded(MAX_TRACES)
 
-    def reset_lock(self) -> None:
-        """In a forked child: another thread of the parent may have held the lock."""
+    def reset_after_fork(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock, and its traces are its to show."""
         self._lock = threading.Lock()
+        self._running.clear()
 
-    def note(self, span: Span) -> Place | None:
-        """A span starts, on its call's thread. Its place, where Spanhook's tree alone doesn't say it."""
+    def note(self, span: Span) -> None:
+        """A span starts, on its call's thread."""
         is_root, parent_id = span.is_local_root, span.parent_id
         special = self._joined(span) or (_remote(span) if is_root and parent_id is not None else None)
         with self._lock:
@@ -99,12 +107,10 @@ class Places:
                 self._special.put(span.span_id, special)
             trace_only = (special is None or special.is_trace) and not needs_span(span)
             self._starts.put(span.span_id, _TRACE_ONLY if trace_only else span.start_ns)
-            if special is not None or span.event_id.replace("-", "") != span.trace_id:
-                self._note_event(span, special)
+            self._note_event(span, special)
             if is_root and (special is None or special.is_trace):
                 place = special or Place(trace_uuid(span.trace_id), is_trace=True)
-                self._running.put(span.local_trace_key, Running(span.name, span.start_ns, place, span.convo_id))
-        return special
+                self._running.put(span.local_trace_key, Running(span.kind, span.start_ns, place))
 
     def place(self, span: Span) -> Place:
         """Where a noted span belongs."""
@@ -114,10 +120,14 @@ class Places:
     def take(self, span: Span) -> Place:
         """The same, once for a finished span: it is forgotten then. On the backend's thread, children first."""
         with self._lock:
-            place = self._special.pop(span.span_id, None) or self._under(span, None)
+            special = self._special.pop(span.span_id, None)
+            place = special or self._under(span, None)
             self._starts.pop(span.span_id, None)
+            self._note_event(span, special)  # signals have the event id as redaction has left it, and so has the span
             if place.is_trace:
                 self._running.pop(span.local_trace_key, None)
+            elif (running := self._running.get(span.local_trace_key)) is not None:
+                running.has_spans = True
         return place
 
     def running(self, key: str) -> Running | None:
@@ -127,6 +137,12 @@ class Places:
             if found is None or time.time_ns() - found.start_ns < SHOW_AFTER_S * 1e9:
                 return None
             return self._running.pop(key)
+
+    def without_trace(self) -> list[Running]:
+        """The running traces of which Opik has got nothing but spans; each is given once."""
+        with self._lock:
+            keys = [key for key, running in self._running.items() if running.has_spans]
+            return [self._running.pop(key) for key in keys]
 
     def of_event(self, event_id: str) -> Place | None:
         """Where the interaction of this id is; None if the id says nothing and was not seen here of late."""
@@ -167,5 +183,7 @@ class Places:
 
     def _note_event(self, span: Span, special: Place | None) -> None:
         """Remember where an event is whose id doesn't lead there."""
+        if special is None and span.event_id.replace("-", "") == span.trace_id:
+            return
         if span.is_local_root or span.kind == "interaction":
             self._events.put(span.event_id, special or Place(trace_uuid(span.trace_id)))

@@ -37,7 +37,6 @@ from opik.context_storage import (
 )
 from opik.hooks import HttpxClientHook, add_httpx_client_hook
 from opik.llm_usage import OpikUsage, build_opik_usage_from_unknown_provider
-from opik.opik_context import update_current_trace
 
 __all__ = [
     "HttpxClientHook",
@@ -57,7 +56,6 @@ __all__ = [
     "set_trace_data",
     "top_span_data",
     "trim_span_data_stack_to_certain_span",
-    "update_current_trace",
 ]
 
 
