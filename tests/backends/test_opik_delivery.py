@@ -18,6 +18,7 @@ from opik_case import OpikCase, opik_case, options
 from opik_server import OpikServer
 
 import spanhook
+from http_server import Exchange, HTTPServer
 from programs import Answerer
 from spanhook import TracingSettings
 
@@ -83,6 +84,40 @@ def test_what_comes_after_a_refusal_arrives(case: OpikCase) -> None:
     Answerer()(question="Why?")
     assert case.tracer.flush(30.0)
     assert len(case.traces) == 1
+
+
+@pytest.mark.parametrize(("status", "arrives"), [(307, True), (308, True), (301, False), (302, False)])
+def test_a_redirect(status: int, arrives: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """One that keeps the request is followed, and what arrives counts; one that makes a GET of it is a refusal."""
+
+    class Redirecting(HTTPServer):
+        def serve(self, exchange: Exchange) -> None:
+            exchange.reply(status, headers={"Location": f"http://127.0.0.1:{opik.port}{exchange.path}"})
+
+    with OpikServer(api_key=None) as opik, Redirecting() as front:
+        moved = {**options(opik), "host": f"http://127.0.0.1:{front.port}/api/", "api_key": None}
+        tracer = spanhook.configure({"tracing": {"backends": ["opik"]}, "backends": {"opik": moved}})
+        with caplog.at_level(logging.WARNING, "spanhook"), tracer.interaction(), tracer.span("x"):
+            pass
+        assert tracer.flush(30.0) == arrives
+        stats = tracer.stats().backends["opik"]
+        assert (stats.delivered, stats.failed, len(opik.traces)) == ((2, 0, 1) if arrives else (0, 2, 0))
+        assert (f"HTTP {status}, a redirect: set `host`" in caplog.text) != arrives
+        tracer.shutdown()
+
+
+def test_spans_of_a_root_that_never_ends_have_their_trace() -> None:
+    """At a flush, and so at the end, Opik is told of the traces whose spans it has: else nobody would see them."""
+    with opik_case() as case:
+        interaction = case.tracer.interaction(event="endless").__enter__()
+        with case.tracer.span("x"):
+            pass
+        assert case.tracer.shutdown(30.0)
+        (trace,) = case.opik.traces
+        assert (trace.fields["name"], trace.fields["id"]) == ("interaction", interaction.event_id)
+        assert trace.tree() == ["general x"]
+        assert not case.opik.lost_spans
+        interaction.__exit__(None, None, None)
 
 
 def test_what_can_be_tried_again_is(case: OpikCase) -> None:

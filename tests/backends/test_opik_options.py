@@ -44,6 +44,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpikServer]:
         ({"project": "p"}, "backends.opik.project: unknown option (did you mean 'project_name'?)"),
         ({"project_name": ""}, "backends.opik.project_name: "),
         ({"tags": "a"}, "backends.opik.tags: "),
+        ({"api_key": "opik-\u00e9"}, "backends.opik.api_key: must be one line of ASCII characters"),
+        ({"api_key": "one\ntwo"}, "backends.opik.api_key: must be one line of ASCII characters"),
     ],
 )
 def test_a_wrong_option_is_an_error_at_the_start(given: dict[str, Any], problem: str, tmp_path: Path) -> None:
@@ -53,7 +55,9 @@ def test_a_wrong_option_is_an_error_at_the_start(given: dict[str, Any], problem:
     assert problem in str(raised.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("background_workers", "many"), ("url_override", "opik.local")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("background_workers", "many"), ("url_override", "opik.local"), ("api_key", "one\ntwo")]
+)
 def test_wrong_settings_of_opiks_own_are_an_error_at_the_start(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +84,24 @@ def test_what_is_left_out_comes_from_opiks_own_settings(environment: OpikServer)
     assert trace.fields["project_name"] == "from-the-environment"
     assert trace.fields["metadata"]["service"] == "support-bot"
     assert not environment.refused
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_a_line_break_at_the_end_of_a_key_is_no_part_of_it(
+    environment: OpikServer, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Mounted files have one, and so has what is read from them."""
+    given = {}
+    if where == "environment":
+        monkeypatch.setenv("OPIK_API_KEY", f"{environment.api_key}\n")
+        monkeypatch.setenv("OPIK_WORKSPACE", f"{environment.workspace}\n")
+    else:
+        given = {"api_key": f"{environment.api_key}\n", "workspace": f"{environment.workspace}\n"}
+    tracer = spanhook.configure({"tracing": {"backends": ["opik"]}, "backends": {"opik": given}})
+    with tracer.span("one"):
+        pass
+    assert tracer.flush(30.0)
+    assert len(environment.traces) == 1
 
 
 def test_tags_are_on_every_trace() -> None:
@@ -193,7 +215,7 @@ def test_the_callback_for_moving_over_works_where_theirs_does(environment: OpikS
 
 def test_the_callback_gives_the_tracer_for_all_that_theirs_has_not(environment: OpikServer) -> None:
     """Interactions, users and signals, with nothing else to configure."""
-    callback = OpikCallback()
+    callback = OpikCallback(project_name="")  # which theirs takes for none, too
     with LMServer() as server, dspy.context(lm=server.lm(), callbacks=[callback]):
         with callback.tracer.interaction(user_id="u1", event="chat") as interaction:
             Answerer()(question="Why?")

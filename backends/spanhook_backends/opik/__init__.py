@@ -45,6 +45,15 @@ def _url(value: str) -> str:
     return value
 
 
+def _header(name: str, given: str | None, else_: str | None) -> str | None:
+    """An option that goes out as a header, without the line break that a file with it ends with; else Opik's own."""
+    value = (given or else_ or "").strip()
+    if not (value.isascii() and value.isprintable()):
+        whose = "" if given else "Opik's own settings: "
+        raise ConfigError([f"{whose}{name}: must be one line of ASCII characters"])
+    return value or None
+
+
 class OpikBackend:
     """One Opik trace for each root call, its spans under it, and signals as feedback scores.
 
@@ -101,7 +110,11 @@ class OpikBackend:
             settings = sdk.OpikConfig()
             _url(options.host or settings.url_override)
             self._project: str = options.project_name or settings.project_name
-            self._connection = Connection(workspace=options.workspace, host=options.host, api_key=key)
+            self._connection = Connection(
+                workspace=_header("workspace", options.workspace, settings.workspace),
+                host=options.host,
+                api_key=_header("api_key", key, settings.api_key),
+            )
         except ValidationError as error:
             raise ConfigError(
                 [f"Opik's own settings: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
@@ -137,6 +150,10 @@ class OpikBackend:
         if self._converted is None or self._converted[0] is not spans:
             self._converted = (spans, *self._records(spans))  # once: it forgets where a span belongs
         _, traces, below = self._converted
+        self._deliver(traces, below)
+        self._converted = None
+
+    def _deliver(self, traces: Records, below: Records, patience_s: float = PATIENCE_S) -> None:
         if not sdk.is_tracing_active():  # the user has switched Opik off, with OPIK_TRACK_DISABLE or in code
             return
         keys: list[Key] = [("traces", trace["id"]) for trace in traces] + [("spans", span["id"]) for span in below]
@@ -150,10 +167,6 @@ class OpikBackend:
 
         self._connection.deliver(keys, send, patience_s)
 
-        self._deliver(traces, below)
-        self._converted = None
-
-    def _deliver(self, traces: Records, below: Records, patience_s: float = PATIENCE_S) -> None:
     def _records(self, spans: Sequence[Span]) -> tuple[Records, Records]:
         """The traces and the spans under them that Opik gets."""
         traces: Records = []
@@ -164,6 +177,10 @@ class OpikBackend:
             if (running := self._places.running(key)) is not None:
                 traces.append(self._running(running))
         return traces, below
+
+    def _running(self, running: Running) -> dict[str, Any]:
+        project = running.place.project or self._project
+        return {**payloads.running_arguments(running), "project_name": project, "tags": self._tags}
 
     def _convert(self, span: Span, traces: Records, below: Records) -> None:
         place = self._places.take(span)
@@ -178,10 +195,6 @@ class OpikBackend:
             self._told.put(place.trace_id, [*self._told.get(place.trace_id, ()), told])
         if place.is_trace:
             arguments = {**payloads.trace_arguments(span, place, more), **common}
-    def _running(self, running: Running) -> dict[str, Any]:
-        project = running.place.project or self._project
-        return {**payloads.running_arguments(running), "project_name": project, "tags": self._tags}
-
             for told in self._told.pop(place.trace_id, ()):
                 arguments = payloads.add_update(arguments, told)
             traces.append(arguments)
@@ -217,6 +230,17 @@ class OpikBackend:
         )
 
     @hookimpl
+    def flush(self, timeout: float) -> bool:
+        """Tell Opik of the traces that still run, where it has their spans: without a trace nobody would see them."""
+        traces = [self._running(running) for running in self._places.without_trace()]
+        try:
+            if traces:
+                self._deliver(traces, [], timeout)
+        except RetryLater:
+            return False
+        return True
+
+    @hookimpl
     def shutdown(self, timeout: float) -> None:
         """Let the SDK's threads go. Whatever was taken is confirmed or counted as failed by now."""
         self._connection.close(timeout)
@@ -228,17 +252,6 @@ _backends: weakref.WeakSet[OpikBackend] = weakref.WeakSet()
 def _reset_all_after_fork() -> None:
     for backend in list(_backends):
         backend.reset_after_fork()
-
-    @hookimpl
-    def flush(self, timeout: float) -> bool:
-        """Tell Opik of the traces that still run, where it has their spans: without a trace nobody would see them."""
-        traces = [self._running(running) for running in self._places.without_trace()]
-        try:
-            if traces:
-                self._deliver(traces, [], timeout)
-        except RetryLater:
-            return False
-        return True
 
 
 if hasattr(os, "register_at_fork"):

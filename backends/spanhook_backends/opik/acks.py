@@ -9,9 +9,12 @@ from __future__ import annotations
 import gzip
 import re
 import threading
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import httpx
 
 from spanhook_backends.opik import sdk
 
@@ -33,6 +36,7 @@ class Acks:
         self._changed = threading.Condition()
         self._pending: set[Key] = set()
         self._refusals: dict[Key, int] = {}
+        self._sending = threading.local()  # what the request carries that its thread is about
         self.attempts = 0
         self.pings = 0
 
@@ -53,23 +57,27 @@ class Acks:
         with self._changed:
             return next((self._refusals[key] for key in self._pending if key in self._refusals), None)
 
-    def watch(self, http_client: Any) -> None:
-        """Look at what an `httpx.Client` sends and gets back from now on."""
+    def watch(self, http_client: httpx.Client) -> None:
+        """Look at what a client sends and gets back from now on. What these hooks raised would be its request's."""
         http_client.event_hooks["request"].append(self._on_request)
         http_client.event_hooks["response"].append(self._on_response)
 
-    def _on_request(self, request: Any) -> None:
-        if _KIND.search(request.url.path):
-            self.attempts += 1
-
-    def _on_response(self, response: Any) -> None:
-        request = response.request
+    def _on_request(self, request: httpx.Request) -> None:
+        try:
+            body = request.content
+        except httpx.RequestNotRead:
+            return  # a 307 or 308 sends the one before on, with the same body
         found = _KIND.search(request.url.path)
-        if not found:
+        self._sending.keys = {(found[2] or found[1], key) for key in _ids_of(body)} if found else None
+        self.attempts += found is not None
+
+    def _on_response(self, response: httpx.Response) -> None:
+        keys: set[Key] | None = getattr(self._sending, "keys", None)
+        if keys is None:
             self.pings += response.status_code == 200
             return
-        kind = found[2] or found[1]
-        keys: set[Key] = {(kind, key) for key in _ids_of(request.content)}
+        if not response.has_redirect_location:
+            self._sending.keys = None
         with self._changed:
             if response.is_success or response.status_code == 409:  # 409: it is there already
                 self._pending -= keys
@@ -82,7 +90,10 @@ class Acks:
 def _ids_of(body: bytes) -> set[str]:
     """Every id in a request's JSON; ids in the program's own data are harmless among them."""
     if body[:2] == b"\x1f\x8b":
-        body = gzip.decompress(body)
+        try:
+            body = gzip.decompress(body)
+        except (OSError, EOFError, zlib.error):  # none of the SDK's
+            return set()
     return {found.decode() for found in _IDS.findall(body)}
 
 

@@ -20,7 +20,7 @@ class OpikCallback:
     is moved, `spanhook.configure()` with a `tracing.toml` takes its place; with both, calls are traced twice.
 
     Args:
-        project_name: the project; None: the one that Opik's SDK is configured with.
+        project_name: the project; None or "": the one that Opik's SDK is configured with.
         log_graph: whether a trace carries a diagram of its program's modules.
 
     Raises:
@@ -30,7 +30,7 @@ class OpikCallback:
     tracer: spanhook.Tracer
 
     def __init__(self, project_name: str | None = None, log_graph: bool = False) -> None:
-        options = {"project_name": project_name, "log_graph": log_graph}
+        options = {"project_name": project_name or None, "log_graph": log_graph}
         self.tracer = spanhook.configure(
             {"tracing": {"instrument": "wrapped", "backends": ["opik"]}, "backends": {"opik": options}}
         )
