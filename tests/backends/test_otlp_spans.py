@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -428,6 +429,52 @@ def test_messages_of_every_kind(receiver: Any) -> None:
     (answer,) = json.loads(call.attributes["gen_ai.output.messages"])
     thought = [{"type": "reasoning", "content": "It has ears."}] if RELEASE >= (3, 1) else []  # 3.0 drops it
     assert answer["parts"] == [*thought, {"type": "text", "content": "A cat."}]
+
+
+@pytest.mark.parametrize(
+    ("part", "made"),
+    [
+        ({"type": "thinking", "thinking": "Hm.", "signature": "s"}, {"type": "reasoning", "content": "Hm."}),
+        ({"type": "refusal", "refusal": "No."}, {"type": "refusal", "refusal": "No."}),
+        (
+            {"type": "image_url", "image_url": "data:text/plain,hello"},
+            {"type": "uri", "modality": "image", "uri": "data:text/plain,hello"},
+        ),
+        (
+            {"type": "file", "file": {"file_data": "data:application/pdf;base64,aGk="}},
+            {"type": "blob", "modality": "document", "mime_type": "application/pdf", "content": "aGk="},
+        ),
+    ],
+)
+def test_a_part_is_what_its_type_says(part: dict[str, Any], made: dict[str, Any]) -> None:
+    """Not every text that stands under the name of its type is an address."""
+    span = replace(LM_SPAN, inputs={"messages": [{"role": "user", "content": [part]}]})
+    (message,) = json.loads(_made(span, "both")["gen_ai.input.messages"])
+    assert message["parts"] == [made]
+
+
+def test_numbers_have_the_type_that_the_conventions_want() -> None:
+    """Whatever type the program gave them; a value that is no number is left out."""
+    given = {"max_tokens": "100", "seed": 7.0, "n": 1 << 63, "top_p": True, "temperature": 1}
+    span = replace(
+        LM_SPAN,
+        cost_usd=1,
+        time_to_first_token_s=2,
+        attributes={f"request.{name}": value for name, value in given.items()},
+    )
+    made = _made(span, "both")
+    expected = {
+        "gen_ai.request.seed": 7,
+        "gen_ai.request.temperature": 1.0,
+        "llm.cost.total": 1.0,
+        "spanhook.cost_usd": 1.0,
+        "gen_ai.response.time_to_first_chunk": 2.0,
+    }
+    assert {name: (type(made[name]), made[name]) for name in expected} == {
+        name: (type(value), value) for name, value in expected.items()
+    }
+    for name in ("max_tokens", "choice.count", "top_p"):
+        assert f"gen_ai.request.{name}" not in made
 
 
 def test_one_convention_alone(receiver: Any) -> None:

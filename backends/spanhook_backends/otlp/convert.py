@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from spanhook import Span
+from spanhook_backends import lm_requests
 from spanhook_backends.otel.spans import Attributes, Value
 from spanhook_backends.otlp import messages
 from spanhook_backends.otlp.conventions import GENAI_PROVIDERS, OPENINFERENCE_PROVIDERS, Names
@@ -46,11 +48,11 @@ class Converter:
         if span.cache_hit is not None:
             made[f"{PREFIX}cache_hit"] = span.cache_hit
         if span.cost_usd is not None:
-            made[f"{PREFIX}cost_usd"] = span.cost_usd
+            made[f"{PREFIX}cost_usd"] = float(span.cost_usd)
         if span.kind == "lm":
             self._lm(made, span)
         elif span.usage is not None:  # a sum: receivers add up the tokens of a trace themselves
-            made.update({f"{PREFIX}usage.{name}": count for name, count in span.usage.to_dict().items()})
+            made.update({f"{PREFIX}usage.{name}": value_of(count) for name, count in span.usage.to_dict().items()})
         return made
 
     def content(self, span: Span) -> Attributes:
@@ -88,28 +90,30 @@ class Converter:
         self._put(made, "model", span.response_model or span.model)
         if span.usage is not None:
             for name, count in span.usage.to_dict().items():
-                self._put(made, name, count)
+                self._put(made, name, _int(count))
         reasons = finish_reasons(span)
         self._put(made, "finish_reasons", reasons or None)
         self._put(made, "finish_reason", span.finish_reason)
-        self._put(made, "first_token_s", span.time_to_first_token_s)
+        self._put(made, "first_token_s", _float(span.time_to_first_token_s))
         self._put(made, "streamed", True if span.time_to_first_token_s is not None else None)
-        self._put(made, "cost_usd", span.cost_usd)
-        parameters = {
-            name.removeprefix("request."): value
-            for name, value in span.attributes.items()
-            if name.startswith("request.")
-        }
+        self._put(made, "cost_usd", _float(span.cost_usd))
+        parameters = lm_requests.parameters(span.inputs)
+        if parameters is None:
+            parameters = {
+                name.removeprefix("request."): value
+                for name, value in span.attributes.items()
+                if name.startswith("request.")
+            }
         if parameters:
             self._put(made, "parameters", as_json(parameters))
             for name in ("temperature", "top_p"):
-                if isinstance(value := parameters.get(name), (int, float)):
-                    self._put(made, name, float(value))
+                self._put(made, name, _float(parameters.get(name)))
             for name in ("max_tokens", "max_completion_tokens", "n", "seed"):
-                self._put(made, name, parameters.get(name))
+                self._put(made, name, _int(parameters.get(name)))
 
     def _messages(self, made: Attributes, span: Span) -> None:
-        asked, answered = messages.asked(span.inputs), messages.answered(span.outputs)
+        inputs = lm_requests.asked(span.inputs)
+        asked, answered = messages.asked(inputs), messages.answered(lm_requests.answered(span.outputs))
         for fact, said, reasons in (
             ("input_messages", asked, None),
             ("output_messages", answered, finish_reasons(span)),
@@ -119,7 +123,7 @@ class Converter:
                 made[genai] = messages.genai_messages(said, reasons)
             if said and openinference is not None:
                 made.update(messages.flattened(openinference, said))
-        tools = span.inputs.get("tools") if isinstance(span.inputs, Mapping) else None
+        tools = inputs.get("tools") if isinstance(inputs, Mapping) else None
         if isinstance(tools, list) and tools:
             genai, openinference = self._names.pair("tool_definitions")
             if genai is not None:
@@ -157,6 +161,20 @@ def value_of(value: Any) -> Value:
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return value
     return as_json(value)
+
+
+def _int(value: Any) -> int | None:
+    """A whole number as conventions that have a type for it want it; None if it is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_int and -(1 << 63) <= value < 1 << 63 else None
+
+
+def _float(value: Any) -> float | None:
+    """A number, likewise."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= sys.float_info.max else None
 
 
 def traits_of(traits: Mapping[str, Any]) -> Attributes:

@@ -11,7 +11,16 @@ from spanhook_backends.plain_json import as_json
 
 Message = Mapping[str, Any]  # as OpenAI has it: role, content, tool_calls, tool_call_id; and reasoning_content
 
-_MODALITIES = {"image_url": "image", "input_audio": "audio", "video_url": "video", "file": "document"}
+# Parts that hold something by its address: under the name of their type, with these modalities.
+_MODALITIES = {
+    "image_url": "image",
+    "input_audio": "audio",
+    "audio_url": "audio",
+    "video_url": "video",
+    "document_url": "document",
+    "file": "document",
+}
+_THOUGHTS = ("thinking", "reasoning")
 
 
 def asked(inputs: Any) -> list[Message]:
@@ -69,18 +78,20 @@ def _parts(message: Message) -> Iterator[dict[str, Any]]:
 def _part(part: Any) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         return {"type": "text", "content": as_text(part)}
+    kind = str(part.get("type", "unknown"))
+    text = part.get("text", part.get(kind))
+    if kind in _THOUGHTS and isinstance(text, str):
+        return {"type": "reasoning", "content": text}
     if isinstance(text := part.get("text"), str):
         return {"type": "text", "content": text}
-    kind = str(part.get("type", "unknown"))
     url = _url(part)
     if url is None:
         return {**part, "type": kind}
-    modality = _MODALITIES.get(kind, kind)
-    head, comma, data = url.partition(",")
-    if comma and head.startswith("data:"):
+    head, _, data = url.partition(",")
+    if head.startswith("data:") and head.endswith(";base64"):
         mime = head.removeprefix("data:").split(";")[0]
-        return {"type": "blob", "modality": modality, "mime_type": mime, "content": data}
-    return {"type": "uri", "modality": modality, "uri": url}
+        return {"type": "blob", "modality": _MODALITIES[kind], "mime_type": mime, "content": data}
+    return {"type": "uri", "modality": _MODALITIES[kind], "uri": url}
 
 
 def flattened(prefix: str, messages: Sequence[Message]) -> Attributes:
@@ -122,8 +133,9 @@ def tool_definition(tool: Any) -> Any:
 
 
 def _url(part: Mapping[str, Any]) -> str | None:
-    held = part.get(str(part.get("type")))
-    url = held.get("url") if isinstance(held, Mapping) else held
+    kind = str(part.get("type"))
+    held = part.get(kind) if kind in _MODALITIES else None
+    url = held.get("url", held.get("file_data")) if isinstance(held, Mapping) else held
     return url if isinstance(url, str) else None
 
 
