@@ -7,12 +7,15 @@ import json
 import logging
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import dspy
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 import spanhook
@@ -21,8 +24,10 @@ from lm_server import LMServer, Reply, Tokens
 from spanhook import ConfigError, Signal, Span, SpanError, Tracer, Usage
 from spanhook.testing import capture_spans
 from spanhook_backends.structlog import StructlogBackend
+from spanhook_backends.structlog.json_lines import write_lines
 
 Configure = Callable[..., Tracer]
+BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 JSON = dspy.JSONAdapter()  # of an LM's error: other adapters ask again in some releases of DSPy
 
 
@@ -192,6 +197,64 @@ def test_json_is_exact_and_harmless(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in printed
     first, second = map(json.loads, printed.splitlines())
     assert (first["span_name"], first["inputs"], second["comment"]) == (text, {text: text}, text)
+
+
+class Written(io.TextIOWrapper):
+    """A stream of some encoding, and what was written to it."""
+
+    def __init__(self, encoding: str) -> None:
+        self.raw_bytes = io.BytesIO()
+        super().__init__(self.raw_bytes, encoding=encoding)
+
+    def text(self) -> str:
+        self.flush()
+        return self.raw_bytes.getvalue().decode(self.encoding)
+
+
+def written_as_json(monkeypatch: pytest.MonkeyPatch, encoding: str, **more: Any) -> str:
+    stream = Written(encoding)
+    monkeypatch.setattr(sys, "stderr", stream)
+    StructlogBackend(StructlogBackend.Options(format="json")).emit([span(**more)])
+    return stream.text()
+
+
+@pytest.mark.parametrize("more", [{}, {"attributes": {"half": "\ud800"}}])
+def test_json_keeps_letters_as_people_read_them(monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]) -> None:
+    """Of any script, where the stream takes them; also on a line that something has to be escaped on."""
+    text = "naïve · سلام · می‌خواهم · 日本\u3000漢 · 👩‍💻"
+    line = written_as_json(monkeypatch, "utf-8", inputs=text, **more)
+    assert f'"{text}"' in line
+    assert json.loads(line)["inputs"] == text
+
+
+@pytest.mark.parametrize(("encoding", "kept"), [("ascii", ""), ("latin-1", ""), ("utf-16", "漢é")])
+def test_json_escapes_what_the_stream_cannot_take(monkeypatch: pytest.MonkeyPatch, encoding: str, kept: str) -> None:
+    """A line that the encoding has no letters for is ASCII, and holds the same."""
+    line = written_as_json(monkeypatch, encoding, inputs="漢é")
+    assert f'"{kept or chr(92) + "u6f22" + chr(92) + "u00e9"}"' in line
+    assert json.loads(line)["inputs"] == "漢é"
+
+
+def test_json_for_an_object_that_can_only_write_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does with a letter is not known."""
+    written: list[str] = []
+    stream = type("Log", (), {"write": staticmethod(written.append), "flush": staticmethod(lambda: None)})()
+    monkeypatch.setattr(sys, "stderr", stream)
+    StructlogBackend(StructlogBackend.Options(format="json")).emit([span(inputs="漢")])
+    assert '"\\u6f22"' in "".join(written)
+
+
+@given(text=st.text(st.characters(codec=None)) | st.text("a漢\x1b\x7f\x85\x9b\u2028\u202e\u2066\ufeff\ud800\U000e0041"))
+def test_no_text_gets_an_order_into_json(text: str) -> None:
+    """Whatever it is: one line, with nothing in it that a terminal obeys, that holds the text to the letter."""
+    stream = Written("utf-8")
+    write_lines(stream, {}, [("info", "e", {text: text})])
+    line = stream.text()
+    assert line.endswith("\n")
+    shown = {unicodedata.category(char) for char in line[:-1]}
+    assert not shown & {"Cc", "Cs", "Zl", "Zp"}
+    assert not {unicodedata.bidirectional(char) for char in line} & BIDI_CONTROLS
+    assert json.loads(line).get(text, text) == json.loads(json.dumps(text))
 
 
 def test_json_on_stdout_beside_a_configured_structlog(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,10 @@ MAX_FIELDS = 12  # of one span's inputs or outputs
 MAX_VALUE_CHARS = 80
 MAX_ERROR_CHARS = 400
 
-# Control characters, bidi marks and overrides, line separators, annotations, lone surrogates, invisible tags.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff"
+# What a terminal may obey, or what turns its text around: control characters, bidi marks and overrides, line
+# separators, annotations, lone surrogates, invisible tags.
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
 _SPACE = re.compile("[ \t\r\n]+")
@@ -32,7 +33,7 @@ def escape(text: str) -> str:
 
     Line breaks and tabs stay.
     """
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def clip(text: str, max_chars: int) -> str:
