@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
@@ -11,6 +12,10 @@ from rich.text import Text
 from spanhook import Signal, Span
 from spanhook_backends.structlog import tree
 from spanhook_backends.structlog.waiting import Waiting
+
+UNKNOWN_WIDTH = 80  # of a terminal that does not say
+FILE_WIDTH = 160  # nobody knows where it will be read: wide enough to cut little, and still one line in an editor
+_HEIGHT = 25  # shapes nothing; but without one, rich does not take our word for the width where TERM is "dumb"
 
 _ASCII = str.maketrans("─│├└→·…✗≥µ", "-||`>-~x>u")
 
@@ -51,11 +56,23 @@ class Terminal:
 
 
 def _console(stream: TextIO) -> Console:
-    """Colours and width as rich finds them: NO_COLOR, TERM, COLUMNS; in a notebook ANSI colours, as it shows them."""
+    """Colours as rich finds them, by NO_COLOR and TERM; in a notebook ANSI colours, as it shows them."""
     found = Console(file=stream)
-    if not found.is_jupyter:
-        return found
-    return Console(file=stream, force_jupyter=False, force_terminal=True, width=found.width)
+    if found.is_jupyter:
+        return Console(file=stream, force_jupyter=False, force_terminal=True, width=found.width)
+    return Console(file=stream, width=_width(stream), height=_HEIGHT)
+
+
+def _width(stream: TextIO) -> int:
+    """That of COLUMNS, or of the stream's own terminal: rich asks stdin's first, and none where TERM is "dumb"."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or UNKNOWN_WIDTH
+    except (AttributeError, ValueError, OSError):  # a file, a pipe, or an object that has only `write`
+        isatty = getattr(stream, "isatty", None)
+        return UNKNOWN_WIDTH if isatty and isatty() else FILE_WIDTH
 
 
 def _encodable(text: str, encoding: str | None) -> str:
