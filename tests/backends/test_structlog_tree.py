@@ -62,9 +62,9 @@ def test_a_program_with_an_agent_and_a_failing_tool(configure: Configure, screen
         Desk()(question="Where?")
     tracer.flush()
     assert screen.tree() == block("""
-       ~  support  1 error · user ada · convo c42 · 5 LM calls · 3,962→165 tokens
+       ~  support  1 error · 5 LM calls · 3,962→165 tokens
           question="Where?" → topic="delivery" answer="Friday"
-          event ID
+          event ID · user ada · convo c42
        ~  └─ Desk
        ~     ├─ Predict  → topic="delivery"
        ~     │  └─ lm openai/test-model  176→11 tokens · stop
@@ -108,9 +108,9 @@ def test_an_answer_from_the_cache_says_so_and_what_it_saved(
     tracer.flush()
     text = screen.tree()
     first, second = [line for line in text.splitlines() if " lm " in line]
-    assert first.endswith("lm openai/gpt-4o-mini  1,000→100 tokens · $0.00021 · stop")
+    assert first.endswith("lm openai/gpt-4o-mini  $0.00021 · 1,000→100 tokens · stop")
     assert second.endswith("lm openai/gpt-4o-mini  cache hit, $0.00021 saved · stop")
-    assert "  2 LM calls, 1 cached · 1,000→100 tokens · $0.00021\n" in text
+    assert "  2 LM calls, 1 cached · $0.00021 · 1,000→100 tokens\n" in text
 
 
 def test_an_error_is_explained_where_it_began_and_named_above(
@@ -128,7 +128,7 @@ def test_an_error_is_explained_where_it_began_and_named_above(
         "   ✗ AdapterParseError",
         "   event ID",
         "~  └─ Predict  ✗ AdapterParseError  question → reasoning, answer",
-        "~     ├─ lm openai/test-model  20→4 tokens · length",
+        "~     ├─ lm openai/test-model  length · 20→4 tokens",
     ]
     assert lines[6].startswith("~     └─ adapter JSONAdapter.parse  ")
     assert lines[7].startswith("            ✗ AdapterParseError: ")
@@ -237,14 +237,14 @@ def test_a_flush_shows_what_has_ended_and_the_end_shows_all(configure: Configure
         tracer.flush()
         tracer.flush()
     assert screen.tree() == block("""
-       …  trace  incomplete, its root has not ended · user ada
-          event ID
+       …  trace  incomplete, its root has not ended
+          event ID · user ada
        ~  └─ span first
     """)
     tracer.flush()
     assert screen.tree() == block("""
-       ~  chat  user ada
-          event ID
+       ~  chat
+          event ID · user ada
        ~  └─ span first
     """)
 

@@ -51,7 +51,7 @@ def check_traces(output: str, model: str) -> None:
     assert len(re.findall(rf"lm openai/{model}  \d+.*→\d+ tokens · stop", first)) == 3
     assert second.count("cache hit") == 3
     assert "tokens" not in second.partition("support_question")[2]
-    assert re.search(rf"lm openai/{model}  \d+.*→4 tokens · length", third)
+    assert re.search(rf"lm openai/{model}  length · \d+.*→4 tokens", third)
     for failed in ("SupportDesk", "Predict"):
         assert re.search(rf"{failed}  ✗ AdapterParseError", third), f"no error on {failed}"
     event_id = re.search(r"event (\S{36})", first)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from spanhook import Span, Usage
-from spanhook_backends.structlog.previews import Fields, clip
+from spanhook_backends.structlog.lines import Fact
+from spanhook_backends.structlog.previews import Fields, clip, clip_id
 
 # What a name stands behind, unless it is that of a module or an interaction, and the style of the name.
 _LABELS = {
@@ -26,44 +27,52 @@ _STYLES = {"interaction": "bold", "module": "bold", "lm": "cyan", "tool": "magen
 _GOOD_ENDS = frozenset({"stop", "stop_sequence", "end_turn", "tool_calls", "tool_use", "function_call", "completed"})
 
 
-def title(span: Span) -> Text:
+def label(span: Span) -> Text:
+    """What stands before its name."""
+    text = _LABELS.get(span.kind)
+    return Text(f"{text} " if text else "", "dim")
+
+
+def name(span: Span) -> Text:
     """What was called."""
-    label = _LABELS.get(span.kind)
-    name = clip(span.model, 80) if span.kind == "lm" and span.model else span.name
-    return Text.assemble((f"{label} ", "dim") if label else "", (name, _STYLES.get(span.kind, "blue")))
+    return Text(clip(span.model, 80) if span.kind == "lm" and span.model else span.name, _STYLES.get(span.kind, "blue"))
 
 
-def lm_facts(span: Span) -> list[Text]:
-    """What is known of one LM call."""
-    facts = []
+def lm_facts(span: Span) -> list[Fact]:
+    """What is known of one LM call: first what may have gone wrong, then what it cost."""
+    several = span.attributes.get("finish_reasons")
+    given = [span.finish_reason] if span.finish_reason else several if isinstance(several, list) else []
+    reasons = {clip(reason, 40): reason.lower() in _GOOD_ENDS for reason in map(str, given)}
+    bad = [Text(reason, "yellow") for reason, is_good in reasons.items() if not is_good]
+    facts: list[Fact] = [(reason, reason, Text(clip(reason.plain, 16), "yellow")) for reason in bad]
     if span.cache_hit:
         saved = span.attributes.get("cost_avoided_usd")
         worth = f", {cost(saved)} saved" if isinstance(saved, (int, float)) and saved > 0 else ""
-        facts.append(Text(f"cache hit{worth}", "green"))
-    if span.usage:
-        facts.append(Text(tokens(span.usage, parts=True)))
+        facts.append((Text(f"cache hit{worth}", "green"), Text("cache hit", "green")))
     if span.cost_usd:
-        facts.append(Text(cost(span.cost_usd)))
-    several = span.attributes.get("finish_reasons")
-    reasons = [span.finish_reason] if span.finish_reason else several if isinstance(several, list) else []
-    for reason in dict.fromkeys(map(str, reasons)):
-        facts.append(Text(clip(reason, 40), "dim" if reason.lower() in _GOOD_ENDS else "yellow"))
+        facts.append((Text(cost(span.cost_usd)),))
+    if span.usage:
+        short = tokens(span.usage)
+        facts.append((Text(tokens(span.usage, parts=True)), Text(short), Text(short.removesuffix(" tokens"))))
+    facts += [(Text(reason, "dim"), Text()) for reason, is_good in reasons.items() if is_good]
     if span.time_to_first_token_s is not None:
-        facts.append(Text(f"first token {duration(span.time_to_first_token_s)}", "dim"))
+        facts.append((Text(f"first token {duration(span.time_to_first_token_s)}", "dim"), Text()))
     return facts
 
 
-def run_facts(span: Span) -> list[Text]:
+def run_facts(span: Span) -> list[Fact]:
     """What is known of an example, an evaluation or an interaction beside its calls."""
-    facts, said = [], span.attributes
-    if "compile.trial" in said:
-        facts.append(Text(f"trial {clip(str(said['compile.trial']), 20)}"))
-    if "score" in said and not (span.kind == "evaluate" and span.outputs):  # its outputs say the same
-        facts.append(Text(f"score {clip(_number(said['score']), 20)}", "bold"))
-    elif "score_unknown" in said:
-        facts.append(Text(f"no score: {clip(str(said['score_unknown']), 80)}", "yellow"))
+    facts: list[Fact] = []
+    said = span.attributes
     if said.get("over_budget"):
-        facts.append(Text("over budget", "yellow"))
+        facts.append((Text("over budget", "yellow"),))
+    if "compile.trial" in said:
+        facts.append((Text(f"trial {clip(str(said['compile.trial']), 20)}"),))
+    if "score" in said and not (span.kind == "evaluate" and span.outputs):  # its outputs say the same
+        facts.append((Text(f"score {clip(_number(said['score']), 20)}", "bold"),))
+    elif "score_unknown" in said:
+        why = Text(f"no score: {clip(str(said['score_unknown']), 80)}", "yellow")
+        facts.append((why, Text("no score", "yellow")))
     return facts
 
 
@@ -71,24 +80,28 @@ def _number(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def totals(spent: Sequence[Span]) -> list[Text]:
-    """LM calls, tokens and cost of several calls; "≥" where one that answered, and not from the cache, did not say."""
+def totals(spent: Sequence[Span]) -> list[Fact]:
+    """LM calls, cost and tokens of several calls; "≥" where one that answered, and not from the cache, did not say."""
     counted = [span for span in spent if not span.cache_hit and (span.usage or span.error is None)]
-    facts = []
+    facts: list[Fact] = []
     if calls := sum(1 for span in spent if span.kind == "lm"):
         cached = sum(1 for span in spent if span.cache_hit)
-        facts.append(Text(f"{calls} LM call{'s' if calls > 1 else ''}{f', {cached} cached' if cached else ''}"))
-    if usage := Usage.sum(span.usage for span in counted if span.usage):
-        facts.append(Text(("" if all(span.usage for span in counted) else "≥") + tokens(usage)))
+        facts.append((Text(f"{calls} LM call{'s' if calls > 1 else ''}{f', {cached} cached' if cached else ''}"),))
     costs = [span.cost_usd for span in counted if span.cost_usd is not None]
     if sum(costs):
-        facts.append(Text(("" if len(costs) == len(counted) else "≥") + cost(sum(costs))))
+        facts.append((Text(("" if len(costs) == len(counted) else "≥") + cost(sum(costs))),))
+    if usage := Usage.sum(span.usage for span in counted if span.usage):
+        facts.append((Text(("" if all(span.usage for span in counted) else "≥") + tokens(usage)),))
     return facts
 
 
-def with_facts(line: Text, facts: Sequence[Text]) -> Text:
-    """`line` with the facts behind it."""
-    return line.append("  ").append_text(Text.assemble((" · ", "dim")).join(facts)) if facts else line
+def ids(span: Span, trace_id: str) -> list[Text]:
+    """What to copy, and who it was for. The trace's own id is the event's in another shape unless the program chose."""
+    texts = [f"event {clip_id(span.event_id)}"]
+    texts += [f"trace {trace_id}"] if trace_id != span.event_id.replace("-", "") else []
+    texts += [f"user {clip_id(span.user_id)}"] if span.user_id is not None else []
+    texts += [f"convo {clip_id(span.convo_id)}"] if span.convo_id is not None else []
+    return [Text(text, "dim") for text in texts]
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from spanhook import Span, SpanError
 MAX_FIELDS = 12  # of one span's inputs or outputs
 MAX_VALUE_CHARS = 80
 MAX_ERROR_CHARS = 400
+MAX_ID_CHARS = 200  # ids are there to be copied, so only what can be none is cut
 
 # What a terminal may obey, or what turns its text around: control characters, bidi marks and overrides, line
 # separators, annotations, lone surrogates, invisible tags.
@@ -41,6 +42,11 @@ def clip(text: str, max_chars: int) -> str:
     cut = len(text) > max_chars
     line = _SPACE.sub(" ", text[: max_chars - 1] if cut else text).strip()
     return escape(line) + ("…" if cut else "")
+
+
+def clip_id(text: str) -> str:
+    """An id, whole."""
+    return clip(text, MAX_ID_CHARS)
 
 
 def brief(value: Any, max_chars: int = MAX_VALUE_CHARS) -> str:

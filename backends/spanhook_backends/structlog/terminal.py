@@ -39,11 +39,11 @@ class Terminal:
 
     def identify(self, user_id: str, traits: Mapping[str, object]) -> None:
         """Show what the program said of a user."""
-        self._print([tree.identity(user_id, traits)])
+        self._print([self._layout.identity(user_id, traits)])
 
     def track_signal(self, signal: Signal) -> None:
         """Show a user's feedback."""
-        self._print([tree.signal(signal)])
+        self._print([self._layout.signal(signal)])
 
     def _print(self, blocks: Iterable[Text]) -> None:
         with self._console.capture() as captured:

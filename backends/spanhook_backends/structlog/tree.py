@@ -10,11 +10,13 @@ from rich.text import Text
 
 from spanhook import Signal, Span
 from spanhook_backends.structlog import facts
-from spanhook_backends.structlog.previews import Fields, clip, fields
+from spanhook_backends.structlog.lines import Fact, fit, shortened, wrapped
+from spanhook_backends.structlog.previews import Fields, clip, clip_id, fields
 from spanhook_backends.structlog.waiting import Group
 
 GUTTER = 8  # the column of durations, right-aligned
 MAX_ERROR_LINES = 3
+MIN_PREVIEW = 12  # cells that the rest of a line leaves to what was asked and answered
 
 _MARKS = {"incomplete": "incomplete, its root has not ended", "late": "late calls of a trace that is shown above"}
 
@@ -31,6 +33,7 @@ class Layout:
 
     def __init__(self, console: Console, *, show_adapters: bool, max_children: int) -> None:
         self._console = console
+        self._width = console.width
         self._show_adapters = show_adapters
         self._max_children = max_children
 
@@ -45,7 +48,7 @@ class Layout:
         if root is not None:
             below = root.children + below
         lines += self._branches(below, root, "", _names(root.span.inputs) if root else {})
-        return Text("\n").join([*lines, Text()])
+        return _block([*lines, Text()])
 
     def _nest(self, spans: Iterable[Span]) -> list[_Node]:
         """The nodes that have no parent here, each with its children by their start; adapters are passed over."""
@@ -68,31 +71,33 @@ class Layout:
 
     def _header(self, group: Group, root: _Node | None, tops: Sequence[_Node]) -> Iterator[Text]:
         span = root.span if root is not None else tops[0].span
-        said = []
+        said: list[Fact] = []
         if mark := _MARKS.get(group.state) or ("continued, a part of it is above" if group.continued else ""):
-            said.append(Text(mark, "yellow"))
+            said.append((Text(mark, "yellow"),))
         if failed := sum(1 for node in _walk(tops) if node.span.error is not None and not _is_inherited(node)):
-            said.append(Text(f"{failed} error{'s' if failed > 1 else ''}", "red"))
-        said += [Text(f"user {clip(span.user_id, 80)}")] if span.user_id is not None else []
-        said += [Text(f"convo {clip(span.convo_id, 80)}")] if span.convo_id is not None else []
+            said.append((Text(f"{failed} error{'s' if failed > 1 else ''}", "red"),))
         if root is not None:
             said += facts.run_facts(root.span)
         if root is not None and root.span.kind == "lm":
             said += facts.lm_facts(root.span)
         else:
             said += facts.totals([spender for node in tops for spender in _spenders(node)])
+        start, name = _gutter("…"), Text("trace", "bold")
         if root is not None:
-            yield facts.with_facts(_gutter(_duration(span)) + facts.title(span), said)
+            start, name = _gutter(_duration(span)) + facts.label(span), facts.name(span)
+        title = start + shortened(name, self._width - start.cell_len)
+        yield from self._wrapped(title, [fact[0] for fact in said])
+        if root is not None:
             yield from self._content_of_root(root)
-        else:
-            yield facts.with_facts(_gutter("…").append("trace", "bold"), said)
-        trace = "" if group.trace_id == span.event_id.replace("-", "") else f" trace {group.trace_id}"
-        yield _gutter().append(f"event {clip(span.event_id, 80)}{trace}", "dim")
+        yield from self._wrapped(_label(), facts.ids(span, group.trace_id))
+
+    def _wrapped(self, line: Text, texts: Iterable[Text]) -> Iterator[Text]:
+        return wrapped(line, texts, GUTTER + 2, self._console)
 
     def _content_of_root(self, root: _Node) -> Iterator[Text]:
         span, indent = root.span, _gutter()
         if span.inputs or span.outputs:
-            room = self._console.width - indent.cell_len
+            room = self._width - indent.cell_len
             yield from (indent + line for line in facts.in_out_lines(span.inputs, span.outputs, room))
         elif signature := span.attributes.get("dspy.signature"):
             yield indent + facts.signature_text(signature)
@@ -106,14 +111,21 @@ class Layout:
         shown, folded = self._fold(nodes)
         for index, node in enumerate(shown):
             last = index == len(shown) - 1 and not folded
-            start = _gutter(_duration(node.span)).append(prefix + ("└─ " if last else "├─ "), "dim")
+            start = self._start(prefix + ("└─ " if last else "├─ "), _duration(node.span))
             below = prefix + ("   " if last else "│  ")
             yield self._line(start, node, parent, known)
-            yield from self._error_lines(node, _gutter().append(below + ("│  " if node.children else "   "), "dim"))
+            yield from self._error_lines(node, self._start(below + ("│  " if node.children else "   ")))
             yield from self._branches(node.children, node, below, {**known, **_names(node.span.inputs)})
         if folded:
-            line = _gutter("…").append(f"{prefix}└─ {len(folded)} more", "dim")
-            yield facts.with_facts(line, facts.totals([spender for node in folded for spender in _spenders(node)]))
+            said = facts.totals([spender for node in folded for spender in _spenders(node)])
+            yield fit(self._start(prefix + "└─ ", "…"), Text(f"{len(folded)} more", "dim"), said, self._width)
+
+    def _start(self, guides: str, duration: str = "") -> Text:
+        """Of guides that would take more than a third of the width, the outer ones are only counted."""
+        levels, shown = len(guides) // 3, max(2, self._width // 9)
+        if levels > shown:
+            guides = f"+{levels - shown + 1}".ljust(3) + guides[-3 * (shown - 1) :]
+        return _gutter(duration).append(guides, "dim")
 
     def _fold(self, nodes: Sequence[_Node]) -> tuple[Sequence[_Node], Sequence[_Node]]:
         """What to show, and what to sum up: of 1,000 examples in an evaluation the first, and some that failed."""
@@ -121,28 +133,27 @@ class Layout:
         failed = [node for node in beyond if node.span.error is not None][: self._max_children]
         return shown + failed, [node for node in beyond if node not in failed]
 
-    def _line(self, line: Text, node: _Node, parent: _Node | None, known: Mapping[str, str]) -> Text:
+    def _line(self, start: Text, node: _Node, parent: _Node | None, known: Mapping[str, str]) -> Text:
         """What one call did. What the lines of its callers say already is left out."""
         span = node.span
-        line.append_text(facts.title(span))
+        said: list[Fact] = [(_passed_on(span),)] if _is_inherited(node) else []
         if node.is_orphan and parent is not None:
-            line.append("  its caller has not ended", "yellow")
-        if _is_inherited(node):
-            line.append("  ").append_text(_passed_on(span))
-        facts.with_facts(line, facts.run_facts(span))
-        if span.kind == "lm":
-            facts.with_facts(line, facts.lm_facts(span))
-            if parent is not None and parent.span.kind == "module":
-                return line  # the module's line has the texts, parsed
+            said.append((Text("its caller has not ended", "yellow"),))
+        said += facts.run_facts(span)
+        said += facts.lm_facts(span) if span.kind == "lm" else []
+        start, name = start + facts.label(span), facts.name(span)
+        if span.kind == "lm" and parent is not None and parent.span.kind == "module":
+            return fit(start, name, said, self._width)  # the module's line has the texts, parsed
         is_said = span.kind != "tool"  # a tool without its arguments would look as if it had none
         inputs = tuple((n, value) for n, value in span.inputs if not (is_said and n and known.get(n) == value))
         outputs = () if parent is not None and span.outputs == parent.span.outputs else span.outputs
+        signature = span.attributes.get("dspy.signature") if span.kind == "module" else None
+        if not (inputs or outputs or signature):
+            return fit(start, name, said, self._width)
+        line = fit(start, name, said, self._width - MIN_PREVIEW).append("  ")
         if inputs or outputs:
-            room = self._console.width - line.cell_len - 2
-            line.append("  ").append_text(facts.in_out(inputs, outputs, room))
-        elif span.kind == "module" and (signature := span.attributes.get("dspy.signature")):
-            line.append("  ").append_text(facts.signature_text(signature))
-        return line
+            return line.append_text(facts.in_out(inputs, outputs, self._width - line.cell_len))
+        return line.append_text(facts.signature_text(signature))
 
     def _error_lines(self, node: _Node, indent: Text) -> Iterator[Text]:
         """An error where it began; the lines of the callers that it came up to only name it."""
@@ -150,33 +161,47 @@ class Layout:
         if error is None or _is_inherited(node):
             return
         text = Text(f"✗ {error.type}" + (f": {error.message}" if error.message else ""), "red")
-        lines = text.wrap(self._console, max(20, self._console.width - indent.cell_len))
+        lines = text.wrap(self._console, max(10, self._width - indent.cell_len))
         for line in lines[:MAX_ERROR_LINES]:
+            line.rstrip()
             yield indent + line
         if len(lines) > MAX_ERROR_LINES:
             yield indent + Text("…", "red")
 
+    def identity(self, user_id: str, traits: Mapping[str, object]) -> Text:
+        """What the program said of a user: the id whole, and as much of the rest as one line has room for."""
+        *above, line = self._wrapped(_label("identify"), [Text(clip_id(user_id), "bold")])
+        return _block([*above, *self._wrapped(line, [self._preview(traits)])])
 
-def identity(user_id: str, traits: Mapping[str, object]) -> Text:
-    """What the program said of a user, on one line."""
-    line = _gutter("identify").append(clip(user_id, 80), "bold").append("  ")
-    return line.append_text(facts.fields_text(fields(traits)))
+    def signal(self, given: Signal) -> Text:
+        """A user's feedback: ids whole, and as much of what was said as one line has room for."""
+        said = [Text(given.type)] if given.type != "default" else []
+        if given.sentiment is not None:
+            said.append(Text(given.sentiment.lower(), "green" if given.sentiment == "POSITIVE" else "red"))
+        texts = {name: text for name, text in (("comment", given.comment), ("after", given.after)) if text is not None}
+        said.append(self._preview({**texts, **given.properties}))
+        if given.attachment_id is not None:
+            said.append(Text(f"attachment {clip_id(given.attachment_id)}", "dim"))
+        said.append(Text(f"event {clip_id(given.event_id)}", "dim"))
+        title = _gutter("signal") + shortened(Text(clip(given.name, 80), "bold"), self._width - GUTTER - 2)
+        return _block(self._wrapped(title, said))
+
+    def _preview(self, values: Mapping[str, object]) -> Text:
+        text = facts.fields_text(fields(values))
+        text.truncate(self._width - GUTTER - 2, overflow="ellipsis")
+        return text
 
 
-def signal(given: Signal) -> Text:
-    """A user's feedback, on one line."""
-    said = [Text(given.type)] if given.type != "default" else []
-    if given.sentiment is not None:
-        said.append(Text(given.sentiment.lower(), "green" if given.sentiment == "POSITIVE" else "red"))
-    texts = {"comment": given.comment, "after": given.after, "attachment": given.attachment_id}
-    more = {**{name: text for name, text in texts.items() if text is not None}, **given.properties}
-    said += [facts.fields_text(fields(more))] if more else []
-    said.append(Text(f"event {clip(given.event_id, 80)}", "dim"))
-    return facts.with_facts(_gutter("signal").append(clip(given.name, 80), "bold"), said)
+def _block(lines: Iterable[Text]) -> Text:
+    return Text("\n").join(lines)
+
+
+def _label(text: str = "") -> Text:
+    return Text.assemble((f"{text:>{GUTTER}}", "dim" if text else ""))  # as its own style it would be the line's
 
 
 def _gutter(text: str = "") -> Text:
-    return Text.assemble((f"{text:>{GUTTER}}", "dim" if text else ""), "  ")
+    return _label(text) + "  "
 
 
 def _duration(span: Span) -> str:
