@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spanhook import Span
+from spanhook_backends.bounded import Bounded
 
 MAX_REMEMBERED = 20_000
 
@@ -18,7 +19,7 @@ class EventIds:
 
     def __init__(self, own: str | Callable[[], str] | None) -> None:
         self._own = own
-        self._by_shared: dict[str, str] = {}
+        self._by_shared: Bounded[str] = Bounded(MAX_REMEMBERED)
 
     def choose(self, span: Span) -> None:
         """Give a trace its id when its root starts: on the program's thread. Raises what its function raises."""
@@ -27,9 +28,7 @@ class EventIds:
         if span.is_local_root and not span.event_is_remote:
             made = self._own() if callable(self._own) else self._own
             if made:
-                self._by_shared[span.event_id] = str(made)
-                if len(self._by_shared) > MAX_REMEMBERED:
-                    self._by_shared.pop(next(iter(self._by_shared)), None)
+                self._by_shared.put(span.event_id, str(made))
 
     def of(self, shared: str) -> str:
         """The id at Raindrop of the event that all backends know as `shared`."""
