@@ -205,6 +205,20 @@ def test_what_can_not_be_is_said_at_the_start() -> None:
         RaindropDSPy("rk", project_id="Not A Slug")
 
 
+def test_an_empty_text_is_none(raindrop: RaindropServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a variable that is not set comes in, and as raindrop-dspy takes it; also where RAINDROP_ENDPOINT is empty."""
+    nothing = {"user_id": "", "convo_id": "", "project_id": "", "event_id": "", "event_name": ""}
+    drop_in = RaindropDSPy(raindrop.key, endpoint=raindrop.endpoint, app_git=False, **nothing)
+    prediction = drop_in.wrap(Answerer())(question="Why?")
+    assert drop_in.shutdown(WAIT_S)
+    (event,) = raindrop.events
+    assert (event["user_id"], event["event"]) == ("unknown", "ai_generation")
+    assert event["event_id"] == spanhook.event_id_of(prediction)
+    assert not any("x-raindrop-project-id" in request.headers for request in raindrop.requests)
+    monkeypatch.setenv("RAINDROP_ENDPOINT", "")
+    RaindropDSPy("rk").shutdown(0.1)
+
+
 def test_patching_libraries_has_no_use() -> None:
     """`disable_auto_instrument=False` is accepted, does nothing, and says so."""
     with pytest.warns(UserWarning, match="without patching"):

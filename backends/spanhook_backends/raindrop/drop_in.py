@@ -27,6 +27,8 @@ _KEYS = ("wrap", "flush", "shutdown", "identify", "track_signal")
 class RaindropDSPy:
     """Traces the modules that are given to `wrap`, each call of one as an event of Raindrop, and nothing else.
 
+    An empty text is as good as None, as in raindrop-dspy.
+
     Args:
         api_key: the write key; None: RAINDROP_WRITE_KEY. Without one nothing is traced, and a warning says so.
         user_id: the user of every event that is not in a `tracer.interaction(user_id=…)`.
@@ -73,14 +75,14 @@ class RaindropDSPy:
             )
         options = {
             "api_key": api_key if api_key is not None else os.environ.get("RAINDROP_WRITE_KEY"),
-            "user_id": user_id,
-            "convo_id": convo_id,
-            "project_id": project_id,
+            "user_id": user_id or None,
+            "convo_id": convo_id or None,
+            "project_id": project_id or None,
             "tracing_enabled": tracing_enabled,
             "bypass_otel_for_tools": bypass_otel_for_tools,
             "event_name": event_name or "ai_generation",
-            "event_id": event_id,
-            "endpoint": endpoint if endpoint is not None else os.environ.get("RAINDROP_ENDPOINT"),
+            "event_id": event_id or None,
+            "endpoint": endpoint or os.environ.get("RAINDROP_ENDPOINT") or None,
             "app_git": app_git,
             "client": client,
             "debug": debug,
@@ -89,7 +91,7 @@ class RaindropDSPy:
         self._is_enabled = client is not None or bool(self._options.get("api_key"))
         if not self._is_enabled:
             warnings.warn("no api_key and no RAINDROP_WRITE_KEY: nothing is sent to Raindrop", stacklevel=2)
-        self._event_id = event_id
+        self._event_id = event_id or None
         self._tracer = self._new_tracer(tools)
         self._tracers = [self._tracer]  # and one for each list of tools
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, SecretStr
+from raindrop import Raindrop
 
 from spanhook import PluginOptions
 from spanhook_backends.web import web_address
@@ -52,6 +53,12 @@ def _event_id(value: Any) -> Any:
     if value is None or callable(value) or (isinstance(value, str) and value.strip()):
         return value
     raise ValueError("must be a string that is not blank, or, from code, a function that makes one")
+
+
+def _client(value: Any) -> Any:
+    if value is None or isinstance(value, Raindrop):
+        return value
+    raise ValueError("only from code: a raindrop.Raindrop")
 
 
 def _app_git(value: Any) -> Any:
@@ -106,7 +113,7 @@ class RaindropOptions(PluginOptions):
     app_git: Annotated[AppGit | None, BeforeValidator(_app_git)] = AppGit()
     """Whether Raindrop's SDK adds the program's git revision to events; a table sets it."""
 
-    client: Any = None
+    client: Annotated[Any, PlainValidator(_client)] = None
     """From code: a `raindrop.Raindrop` of your own. Its key and project count; it is flushed but never shut down."""
 
     @property
