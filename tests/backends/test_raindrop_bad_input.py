@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import threading
@@ -22,6 +23,7 @@ from raindrop_contract import MAX_EVENT_BYTES
 from raindrop_server import RaindropServer
 from raindrop_tracing import traced, tracing
 
+from spanhook_backends.raindrop import delivery
 from spanhook_backends.raindrop.texts import fit, fit_both, text_of, texts_of, wire_bytes
 
 
@@ -61,6 +63,36 @@ def test_one_text_of_50_mb(raindrop: RaindropServer, monkeypatch: pytest.MonkeyP
     assert event["ai_data"]["input"].startswith("xxx")
     assert event["ai_data"]["input"].endswith("more characters]")
     assert event["properties"]["page"].endswith("more characters]")
+
+
+def test_a_message_without_content(raindrop: RaindropServer) -> None:
+    """As only another library's messages are: the whole conversation is the input, and no other event suffers."""
+    with LMServer() as server, traced(raindrop), contextlib.suppress(Exception):
+        Echo()(text="before")
+        server.lm()(messages=[{"role": "user", "parts": ["hi"]}])
+    first, second = (event["ai_data"]["input"] for event in raindrop.events)
+    assert first == "before"
+    assert "hi" in second
+
+
+def test_an_event_that_cannot_be_made_loses_no_other(raindrop: RaindropServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever nobody thought of: its own spans count as failed, and the others arrive."""
+    event_of = delivery.event_of
+
+    def fails(trace: Any, *others: Any) -> Any:
+        if trace.root.user_id == "u1":
+            raise KeyError("odd")
+        return event_of(trace, *others)
+
+    monkeypatch.setattr(delivery, "event_of", fails)
+    with tracing(raindrop) as tracer:
+        for number in range(3):
+            with tracer.interaction(f"u{number}"), tracer.span("x", q="Why?"):
+                pass
+        assert not tracer.flush(30)
+        stats = tracer.stats().backends["raindrop"]
+    assert (stats.delivered, stats.failed) == (4, 2)
+    assert [event["user_id"] for event in raindrop.events] == ["u0", "u2"]
 
 
 def test_half_characters(raindrop: RaindropServer) -> None:

@@ -16,6 +16,7 @@ from raindrop_server import RaindropServer
 from raindrop_tracing import WAIT_S, traced, tracing, wait_for_threads
 
 import spanhook
+from http_server import Exchange, HTTPServer
 
 
 def interact(tracer: spanhook.Tracer, text: str = "Why?", **identity: Any) -> str:
@@ -57,10 +58,31 @@ def test_one_bad_event_takes_no_other_with_it(raindrop: RaindropServer, caplog: 
         assert not tracer.flush(WAIT_S)
         assert {event["event_id"] for event in raindrop.events} == {ids[0], ids[1], ids[3]}
         assert {span.event_id for span in raindrop.spans} == {ids[0], ids[1], ids[3]}
-        assert counted(tracer).failed > 0
+        assert (counted(tracer).delivered, counted(tracer).failed) == (6, 2)
         interact(tracer)
         assert tracer.flush(WAIT_S)
     assert any(ids[2] in line and "400" in line for line in warnings_of(caplog))
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_redirect_is_no_delivery(raindrop: RaindropServer, caplog: pytest.LogCaptureFixture, status: int) -> None:
+    """The SDK follows it, and takes any page for a success: it counts as refused, and the log says what to set."""
+
+    class Elsewhere(HTTPServer):
+        def serve(self, exchange: Exchange) -> None:
+            exchange.reply(200, b"<html>Welcome!</html>")
+
+    class Redirecting(HTTPServer):
+        def serve(self, exchange: Exchange) -> None:
+            exchange.reply(status, headers={"Location": f"http://127.0.0.1:{elsewhere.port}{exchange.path}"})
+
+    with Elsewhere() as elsewhere, Redirecting() as front:
+        with tracing(raindrop, endpoint=f"http://127.0.0.1:{front.port}/v1/") as tracer:
+            tracer.track_signal(interact(tracer), "thumbs_up")
+            tracer.identify("u1")
+            assert not tracer.flush(WAIT_S)
+        assert (counted(tracer).delivered, counted(tracer).failed) == (0, 4)
+    assert f"HTTP {status} from 127.0.0.1:{front.port}: a redirect; set endpoint" in warnings_of(caplog)[0]
 
 
 @pytest.mark.parametrize("trouble", [{"status": 429}, {"status": 500}, {"status": 503}, {"hang_up": True}])
@@ -129,7 +151,7 @@ def test_refused_spans_are_counted(raindrop: RaindropServer, caplog: pytest.LogC
     with tracing(raindrop) as tracer:
         interact(tracer)
         assert not tracer.flush(WAIT_S)
-        assert counted(tracer).failed == 2
+        assert counted(tracer).failed == 1
     assert len(raindrop.events) == 1
     assert any(f"1 of 1 LM and tool spans: HTTP {status}" in line for line in warnings_of(caplog))
 

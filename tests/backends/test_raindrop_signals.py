@@ -13,6 +13,36 @@ from raindrop_server import RaindropServer
 from raindrop_tracing import traced
 
 
+def test_an_interaction_inside_of_another_with_an_id_of_its_own_is_an_event(raindrop: RaindropServer) -> None:
+    """Of its user, with what ran in it, so that its feedback finds it. One without an id is a part of the outer."""
+    with traced(raindrop) as tracer, tracer.interaction("u1", "c1", "outer", event_id="all"):
+        with tracer.span("a", q="A") as span:
+            span.outputs = "AO"
+        with tracer.interaction("u2", "c2", "inner", event_id="own"):
+            with tracer.interaction("u3", event="within"), tracer.span("b", kind="tool", q="B") as span:
+                span.outputs = "BO"
+            tracer.track_signal("own", "thumbs_up")
+        with tracer.interaction("u4", event="part"), tracer.span("c", kind="tool", q="C") as span:
+            span.outputs = "CO"
+    told = {event["event_id"]: (event["user_id"], event["event"], event["ai_data"]) for event in raindrop.events}
+    assert told == {
+        "all": ("u1", "outer", {"input": "A", "output": "CO", "convo_id": "c1"}),
+        "own": ("u2", "inner", {"input": "B", "output": "BO", "convo_id": "c2"}),
+    }
+    assert [signal["event_id"] for signal in raindrop.signals] == ["own"]
+    name = "traceloop.association.properties.event"
+    assert {(s.event_id, s.attributes[name]) for s in raindrop.spans} == {("own", "inner"), ("all", "outer")}
+
+
+def test_the_times_of_signals(raindrop: RaindropServer) -> None:
+    """To the microsecond, from the first to the last that there is."""
+    times = ["0001-01-01T00:00:00+00:00", "1969-12-31T23:59:59.999999+00:00", "9999-12-31T23:59:59.999999+00:00"]
+    with traced(raindrop) as tracer:
+        for time in times:
+            tracer.track_signal("e1", "clicked", timestamp=time)
+    assert [signal["timestamp"].replace("Z", "+00:00") for signal in raindrop.signals] == times
+
+
 def test_traits_keep_their_types(raindrop: RaindropServer) -> None:
     """str, int, bool and float arrive as they are; without traits there are none."""
     traits: dict[str, Any] = {"name": "Alice", "seats": 3, "beta": True, "score": 0.5}

@@ -10,24 +10,25 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan
 from raindrop import Raindrop
 
-from spanhook import Signal, Span
-from spanhook.guard import warn
+from spanhook import PartlyFailed, Signal, Span
+from spanhook.guard import attempt, describe, warn
 from spanhook_backends.raindrop.event_ids import EventIds
 from spanhook_backends.raindrop.events import event_name, event_of, signal_of, traits_of
 from spanhook_backends.raindrop.options import RaindropOptions
 from spanhook_backends.raindrop.otel_spans import as_readable
-from spanhook_backends.raindrop.otlp import SpanSender
-from spanhook_backends.raindrop.retries import NotDelivered, Outlasting, Retries
+from spanhook_backends.raindrop.retries import Holds, NotDelivered, Outlasting, Retries
 from spanhook_backends.raindrop.sender import Item, Sender
+from spanhook_backends.raindrop.span_sender import SpanSender
 from spanhook_backends.raindrop.texts import id_text
-from spanhook_backends.raindrop.traces import Trace, TracedCall, Traces
+from spanhook_backends.raindrop.traces import Gathered, Trace, TracedCall, Traces
 
 
 class Delivery:
     """Sends, and returns when Raindrop has it.
 
     Raises:
-        NotDelivered: from every method but `flush` and `shutdown`: something was refused.
+        NotDelivered: from every method but `flush` and `shutdown`: it was refused.
+        PartlyFailed: from `emit`: some of it was.
         RetryLater: from the same: Raindrop can't be reached. Called again with the same, they go on.
     """
 
@@ -57,10 +58,16 @@ class Delivery:
 
     def _emit(self, spans: Sequence[Span]) -> None:
         done = self._traces.add(spans)
-        calls = [call for trace in done for call in trace.take_calls(self._event_name(trace))]
+        calls = [call for trace in done for call in trace.take_calls(self._event_names(trace))]
         if self._traces.has_late_or_many_calls():
             calls += self._traces.take_calls()
-        self._send(done, calls)
+        try:
+            self._send(done, calls)
+        except NotDelivered as error:
+            if error.is_final:
+                raise
+            failed = sum(any(holds(span) for holds in error.lost) for span in spans)
+            raise PartlyFailed(max(1, failed), str(error)) from None  # what is lost may be of an earlier batch
 
     def identify(self, user_id: str, traits: Mapping[str, Any]) -> None:
         """Send who a user is."""
@@ -88,7 +95,7 @@ class Delivery:
         """Send everything as it is now and let go of the connections; whether all has arrived."""
         self._retries.close()
         done, calls = self._traces.end_all(), self._traces.take_calls()
-        calls += [call for trace in done for call in trace.take_calls(None)]
+        calls += [call for trace in done for call in trace.take_calls({})]
         arrived = threading.Event()
 
         def work() -> None:
@@ -104,41 +111,53 @@ class Delivery:
         return arrived.is_set() and self._sender.was_certain()
 
     def _send(self, traces: Sequence[Trace], calls: Sequence[TracedCall]) -> None:
-        problems: list[str] = []
-        items = [item for trace in traces if (item := self._item(trace)) is not None]
+        problems: list[NotDelivered] = []
+        items: list[Item] = []
+        for trace in traces:
+            for event_id, found in _own_events(trace).items():
+                # A value that nobody thought of must not take the events of others with it.
+                arguments, error = attempt(event_of, found, self._options, self._ids.of(event_id))
+                if error is not None:
+                    said = f"event {event_id} can't be made: {describe(error)}"
+                    problems.append(NotDelivered(said, lost=[_holder(trace, found, event_id)]))
+                elif arguments is not None:
+                    hand_over = partial(_track, arguments)
+                    items.append(Item(f"event {arguments['event_id']}", hand_over, _holder(trace, found, event_id)))
         try:
             self._sender.send(items)
         except NotDelivered as error:
             if error.is_final:
                 raise
-            problems.append(str(error))
+            problems.append(error)
         if self._spans is not None and calls:
             try:
                 self._spans.send([self._readable(self._spans, call) for call in calls])
             except NotDelivered as error:
-                problems.append(str(error))
+                problems.append(error)
         if problems:
-            raise NotDelivered("; ".join(problems))
+            lost = [holds for problem in problems for holds in problem.lost]
+            raise NotDelivered("; ".join(map(str, problems)), lost=lost)
 
-    def _event_name(self, trace: Trace) -> str | None:
-        is_remote = trace.root is not None and trace.root.event_is_remote
-        return None if is_remote else event_name(trace.root, self._options)
-
-    def _item(self, trace: Trace) -> Item | None:
-        if trace.root is not None and trace.root.event_is_remote:
-            return None  # the process in which the interaction began sends its event
-        span = trace.root or trace.outermost
-        arguments = None if span is None else event_of(trace, self._options, self._ids.of(span.event_id))
-        if arguments is None:
-            return None
-
-        def hand_over(client: Raindrop) -> None:
-            client.track_ai(**arguments)
-
-        return Item(f"event {arguments['event_id']}", hand_over)
+    def _event_names(self, trace: Trace) -> dict[str, str]:
+        return {event_id: event_name(found.root, self._options) for event_id, found in _own_events(trace).items()}
 
     def _readable(self, sender: SpanSender, call: TracedCall) -> ReadableSpan:
         return as_readable(call, self._ids.of(call.span.event_id), self._options, sender.resource)
+
+
+def _own_events(trace: Trace) -> dict[str, Gathered]:
+    """What this process sends events of; that of an interaction is sent by the process in which it began."""
+    is_remote = trace.root is not None and trace.root.event_is_remote
+    return {key: found for key, found in trace.events().items() if not (is_remote and found is trace)}
+
+
+def _holder(trace: Trace, found: Gathered, event_id: str) -> Holds:
+    """Which spans an event is made of."""
+    return lambda span: span.span_id in trace.parents and (found is trace or span.event_id == event_id)
+
+
+def _track(arguments: Mapping[str, Any], client: Raindrop) -> None:
+    client.track_ai(**arguments)
 
 
 def _within(timeout_s: float, work: Callable[[], None]) -> bool:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from spanhook import Signal, Span
-from spanhook.snapshot import trim
 from spanhook_backends.raindrop.options import RaindropOptions
 from spanhook_backends.raindrop.texts import (
-    MAX_CHARS,
     MAX_ID_BYTES,
     fit,
     fit_both,
@@ -19,7 +17,7 @@ from spanhook_backends.raindrop.texts import (
     texts_of,
     wire_bytes,
 )
-from spanhook_backends.raindrop.traces import Trace
+from spanhook_backends.raindrop.traces import Gathered
 
 # Of the 1 MiB of an event; the rest is for ids, for what the SDK adds and for the JSON around it.
 TEXT_BYTES = 700_000
@@ -28,6 +26,7 @@ PROPERTY_BYTES = 50_000
 
 NO_TEXT = "[no text captured]"
 UNKNOWN_USER = "unknown"
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _PROPERTY = "properties."
 _UNNAMED = "interaction"  # the name of an interaction without `event`
 
@@ -38,8 +37,8 @@ def event_name(root: Span | None, options: RaindropOptions) -> str:
     return id_text(root.name) if root is not None and named else options.event_name
 
 
-def event_of(trace: Trace, options: RaindropOptions, event_id: str) -> dict[str, Any] | None:
-    """The arguments of `track_ai` for a trace; None if nothing of it has ended that an event could be made of."""
+def event_of(trace: Gathered, options: RaindropOptions, event_id: str) -> dict[str, Any] | None:
+    """The arguments of `track_ai`; None if nothing has ended that an event could be made of."""
     first, last = trace.root or trace.outermost, trace.root or trace.latest
     if first is None or last is None:
         return None
@@ -66,7 +65,11 @@ def _given(span: Span) -> str | None:
             return text_of(inputs["prompt"]) or None
         messages = inputs.get("messages")
         if isinstance(messages, list):
-            asked = [m["content"] for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
+            asked = [
+                m["content"]
+                for m in messages
+                if isinstance(m, Mapping) and m.get("role") == "user" and m.get("content") is not None
+            ]
             return text_of(asked[-1] if asked else messages) or None
     return texts_of(inputs)
 
@@ -79,7 +82,7 @@ def _answered(span: Span) -> str | None:
     return texts_of(outputs)
 
 
-def _properties(trace: Trace, span: Span) -> dict[str, Any]:
+def _properties(trace: Gathered, span: Span) -> dict[str, Any]:
     found: dict[str, Any] = {}
     usage, last_lm = trace.usage(), trace.last_lm
     if usage is not None and usage.input_tokens is not None:
@@ -139,7 +142,7 @@ def signal_of(signal: Signal, event_id: str) -> dict[str, Any]:
     Raindrop wants a comment with feedback and `after` with an edit; without, the signal is a default one, and its
     property `spanhook.signal_type` says what it was.
     """
-    properties = _fitting(trim(dict(signal.properties), MAX_CHARS), nested=True)
+    properties = _fitting(signal.properties, nested=True)
     arguments: dict[str, Any] = {
         "event_id": id_text(event_id),
         "name": id_text(signal.name),
@@ -150,7 +153,7 @@ def signal_of(signal: Signal, event_id: str) -> dict[str, Any]:
         "sentiment": signal.sentiment,
     }
     for needed, of_type, text in (("comment", "feedback", signal.comment), ("after", "edit", signal.after)):
-        text = None if text is None else fit(trim(text, MAX_CHARS), TEXT_BYTES // 2)
+        text = None if text is None else fit(text, TEXT_BYTES // 2)
         if text is not None and text.strip():
             properties[needed] = text
         if signal.type == of_type and not _has_text(properties.get(needed)):
@@ -165,9 +168,9 @@ def _has_text(value: object) -> bool:
 
 def traits_of(traits: Mapping[str, Any]) -> dict[str, Any]:
     """Traits that fit into JSON."""
-    return _fitting(trim(dict(traits), MAX_CHARS))
+    return _fitting(traits)
 
 
 def iso(time_ns: int) -> str:
     """Unix time as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(time_ns / 1e9, timezone.utc).isoformat()
+    return (_EPOCH + timedelta(microseconds=time_ns // 1_000)).isoformat()

@@ -122,8 +122,8 @@ def json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else text_of(value)
 
 
-class Pipeline:
-    """OpenTelemetry's SDK, of our own: what its variables say of sampling and limits is done to spans."""
+class OtelVariables:
+    """What OpenTelemetry's variables say of sampling and limits, done to spans by an SDK of our own."""
 
     def __init__(self, resource: Resource) -> None:
         self._collector = _Collector()
@@ -131,7 +131,7 @@ class Pipeline:
         provider.add_span_processor(self._collector)
         self._replay = Replay(provider)
 
-    def run(self, span: ReadableSpan) -> Sequence[ReadableSpan]:
+    def obey(self, span: ReadableSpan) -> Sequence[ReadableSpan]:
         """The span as OpenTelemetry would have made it; nothing if it would have made none."""
         self._replay.run(span)
         return self._collector.take()

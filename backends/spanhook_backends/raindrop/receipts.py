@@ -42,6 +42,7 @@ class Receipt:
     sends: int = 0  # requests that it made
     sent: int = 0  # of these, how many went well
     status: int | None = None  # how the last request was answered; None: not at all
+    redirect: int | None = None  # with what a request was sent elsewhere first
     failure: str = ""  # why a request failed, if the SDK says so
     holds_gate: bool = False
 
@@ -49,7 +50,10 @@ class Receipt:
         """Take in a log line."""
         if record.name == _HTTP_LOGGER:
             answer = record.args[_STATUS] if isinstance(record.args, tuple) and len(record.args) > _STATUS else None
-            self.status = answer if isinstance(answer, int) else self.status
+            if isinstance(answer, int):
+                self.status = answer
+                if self.redirect is None and 300 <= answer < 400:
+                    self.redirect = answer
             return
         text = record.getMessage()
         if record.levelno >= logging.WARNING:

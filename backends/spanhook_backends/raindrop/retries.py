@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal, NamedTuple
 
-from spanhook import RetryLater
+from spanhook import RetryLater, Span, SpanhookError
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 2.0
 LOOK_EVERY_S = 0.25
 
 Outcome = Literal["delivered", "refused", "unreachable", "unknown"]
+Holds = Callable[[Span], bool]  # whether something is made of this span
 
 
-class NotDelivered(RuntimeError):  # noqa: N818 - it reads as what happened
+class NotDelivered(SpanhookError):  # noqa: N818 - it reads as what happened
     """Raindrop has not got what it was to get. The message says why.
 
     Args:
+        lost: for each thing that was refused, which spans it was made of.
         is_final: whether anything else would fare the same.
     """
 
-    def __init__(self, message: str, *, is_final: bool = False) -> None:
+    def __init__(self, message: str, *, lost: Sequence[Holds] = (), is_final: bool = False) -> None:
         super().__init__(message)
+        self.lost = lost
         self.is_final = is_final
 
 
@@ -36,9 +39,12 @@ class Attempt(NamedTuple):
     status: int | None = None  # the HTTP status of a refusal
 
     @property
-    def is_key_refused(self) -> bool:
-        """Whether nothing else will be taken either."""
-        return self.status in (401, 403)
+    def advice(self) -> str:
+        """What to do, if nothing else will be taken either; else nothing."""
+        if self.status in (401, 403):
+            return "check api_key and project_id"
+        is_redirect = self.status is not None and 300 <= self.status < 400
+        return "a redirect; set endpoint to where Raindrop is" if is_redirect else ""
 
 
 class Retries:

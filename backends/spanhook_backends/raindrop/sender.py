@@ -13,7 +13,7 @@ from raindrop import Raindrop
 
 from spanhook_backends.raindrop.options import RaindropOptions
 from spanhook_backends.raindrop.receipts import Receipt, sdk_log
-from spanhook_backends.raindrop.retries import Attempt, NotDelivered, Retries
+from spanhook_backends.raindrop.retries import Attempt, Holds, NotDelivered, Retries
 
 BATCH = 10  # events in a request: the SDK's own size
 # The SDK says what went wrong at most every 30 seconds: if requests seem to fail for longer and it says nothing, there
@@ -27,6 +27,10 @@ class Item(NamedTuple):
 
     what: str
     hand_over: Callable[[Raindrop], object]
+    holds: Holds = lambda span: False
+
+
+Refused = tuple[Item, str]  # and why
 
 
 class Sender:
@@ -51,12 +55,14 @@ class Sender:
         Raises:
             NotDelivered: something was refused, after all the rest had been delivered, or nothing more can be.
         """
-        lost: list[str] = []
+        refused: list[Refused] = []
         with self._lock:
             for start in range(0, len(items), BATCH):
-                lost += self._send_batch(items[start : start + BATCH])
-        if lost:
-            raise NotDelivered(f"{len(lost)} of {len(items)}: {lost[0]}")
+                refused += self._send_batch(items[start : start + BATCH])
+        if refused:
+            item, why = refused[0]
+            lost = [one.holds for one, _ in refused]
+            raise NotDelivered(f"{len(refused)} of {len(items)}: {item.what}: {why}", lost=lost)
 
     def was_certain(self) -> bool:
         """Whether it is known of everything since the last time that this was asked what became of it."""
@@ -70,30 +76,32 @@ class Sender:
                 with suppress(RuntimeError):  # its thread could never be started: see _hand_over
                     self._client.shutdown()
 
-    def _send_batch(self, items: Sequence[Item]) -> list[str]:
-        """Deliver what one request can hold; returns why something was refused, for each of it."""
-        lost: list[str] = []
+    def _send_batch(self, items: Sequence[Item]) -> list[Refused]:
+        """Deliver what one request can hold; returns what of it was refused."""
+        refused: list[Refused] = []
 
         def attempt() -> Attempt:
             nonlocal items
             with sdk_log.listening() as receipt:
                 items, rejected = _hand_over(self._client, items, receipt)
-            lost.extend(rejected)
+            refused.extend(rejected)
             return self._read(receipt) if items else Attempt("delivered")
 
         made = self._retries.run(attempt)
         if made.outcome == "unknown":
             self._is_certain = False
-        elif made.is_key_refused:
-            raise NotDelivered(f"{made.reason}; check api_key and project_id", is_final=True)
+        elif made.advice:
+            raise NotDelivered(f"{made.reason}: {made.advice}", is_final=True)
         elif made.outcome == "refused" and len(items) == 1:
-            lost.append(f"{items[0].what}: {made.reason}")
+            refused.append((items[0], made.reason))
         elif made.outcome == "refused":  # it may be for one of them only
             half = len(items) // 2
-            lost += self._send_batch(items[:half]) + self._send_batch(items[half:])
-        return lost
+            refused += self._send_batch(items[:half]) + self._send_batch(items[half:])
+        return refused
 
     def _read(self, receipt: Receipt) -> Attempt:
+        if receipt.redirect is not None:  # the SDK follows it, and takes any page for a success
+            return Attempt("refused", f"HTTP {receipt.redirect} from {self._host}", receipt.redirect)
         if receipt.sends and receipt.sent == receipt.sends:
             self._silent_since = None
             return Attempt("delivered")
@@ -112,10 +120,10 @@ class Sender:
         return Attempt("unknown" if is_too_long else "unreachable", f"no answer from {self._host}")
 
 
-def _hand_over(client: Raindrop, items: Sequence[Item], receipt: Receipt) -> tuple[Sequence[Item], list[str]]:
+def _hand_over(client: Raindrop, items: Sequence[Item], receipt: Receipt) -> tuple[Sequence[Item], list[Refused]]:
     """Put items into the client's buffer and have it sent; what was put there, and why other things were not."""
     accepted: list[Item] = []
-    complaints: list[str] = []
+    refused: list[Refused] = []
     for item in items:
         before, receipt.complaint = receipt.accepted, ""
         # While the interpreter exits the SDK can't start its thread, and raises; it has the event nevertheless.
@@ -124,11 +132,11 @@ def _hand_over(client: Raindrop, items: Sequence[Item], receipt: Receipt) -> tup
         if receipt.accepted > before:
             accepted.append(item)
         else:
-            complaints.append(f"{item.what}: {receipt.complaint}")
+            refused.append((item, receipt.complaint))
     client.flush()
     if not receipt.heard:  # nothing can be heard at all
         return items, []
-    return accepted, complaints
+    return accepted, refused
 
 
 def _new_client(options: RaindropOptions) -> Raindrop:

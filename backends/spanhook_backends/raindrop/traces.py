@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,9 +23,9 @@ class TracedCall(NamedTuple):
     event: str | None = None  # the interaction's name, where it is known
 
 
-@dataclass(slots=True, eq=False)
-class Trace:
-    """A trace, as far as it is in this process. `root` is None as long as it runs."""
+@dataclass(eq=False)
+class Gathered:
+    """What is gathered for an event from its spans. `root` is None as long as that runs."""
 
     root: Span | None = None
     outermost: Span | None = None  # above the span that ended first
@@ -35,14 +35,10 @@ class Trace:
     lm_calls: int = 0
     cache_hits: int = 0
     usages: list[tuple[str | None, Usage]] = field(default_factory=list)  # by parent, of spans that are no LM's
-    parents: dict[str, str | None] = field(default_factory=dict)
-    calls: list[Span] = field(default_factory=list)
-    call_ids: set[str] = field(default_factory=set)
 
-    def add(self, span: Span, *, keep_calls: bool) -> None:
+    def add(self, span: Span, *, is_root: bool) -> None:
         """Take in a span that has ended."""
-        self.parents[span.span_id] = span.parent_id
-        if span.is_local_root:
+        if is_root:
             self.root = span
         if self.outermost is None or span.span_id == self.outermost.parent_id:
             self.outermost = span
@@ -57,12 +53,9 @@ class Trace:
                 self.last_lm = span
         elif span.usage is not None:
             self.usages.append((span.parent_id, span.usage))
-        if keep_calls and span.kind in CALL_KINDS:
-            self.calls.append(span)
-            self.call_ids.add(span.span_id)
 
     def usage(self) -> Usage | None:
-        """The tokens of the whole trace; None unless they are known of every call."""
+        """The tokens of it all; None unless they are known of every call."""
         if self.root is None:
             return None
         if self.root.usage is not None or self.lm_calls:
@@ -71,10 +64,39 @@ class Trace:
         below = Usage.sum(usage for parent, usage in self.usages if parent == self.root.span_id)
         return below or None
 
-    def take_calls(self, event: str | None) -> list[TracedCall]:
-        """The LM and tool spans that wait; they wait no longer."""
+
+@dataclass(eq=False)
+class Trace(Gathered):
+    """A trace, as far as it is in this process; an event of it, too, has each interaction with an id of its own."""
+
+    parents: dict[str, str | None] = field(default_factory=dict)
+    calls: list[Span] = field(default_factory=list)
+    call_ids: set[str] = field(default_factory=set)
+    by_event: dict[str, Gathered] = field(default_factory=dict)  # by the ids that are not the trace's
+
+    def take_in(self, span: Span, *, keep_calls: bool) -> None:
+        """Take in a span that has ended."""
+        self.add(span, is_root=span.is_local_root)
+        if span.event_id.replace("-", "") != span.trace_id:
+            # The outermost interaction of an id ends last, and is the one that stays.
+            self.by_event.setdefault(span.event_id, Gathered()).add(span, is_root=span.kind == "interaction")
+        self.parents[span.span_id] = span.parent_id
+        if keep_calls and span.kind in CALL_KINDS:
+            self.calls.append(span)
+            self.call_ids.add(span.span_id)
+
+    def events(self) -> dict[str, Gathered]:
+        """What there are events of, by their ids: the whole first."""
+        first = self.root or self.outermost
+        if first is None:
+            return {}
+        inner = {event_id: found for event_id, found in self.by_event.items() if found.root is not None}
+        return {first.event_id: self, **{k: v for k, v in inner.items() if k != first.event_id}}
+
+    def take_calls(self, event_names: Mapping[str, str]) -> list[TracedCall]:
+        """The LM and tool spans that wait; they wait no longer. The names are by event id, as far as they are known."""
         taken, self.calls = self.calls, []
-        return [TracedCall(span, self._call_above(span), event) for span in taken]
+        return [TracedCall(span, self._call_above(span), event_names.get(span.event_id)) for span in taken]
 
     def _call_above(self, span: Span) -> str | None:
         above = span.parent_id
@@ -109,7 +131,7 @@ class Traces:
                         self._late.append(span)
                     continue
                 trace = self._running[key] = Trace()
-            trace.add(span, keep_calls=self._keep_calls)
+            trace.take_in(span, keep_calls=self._keep_calls)
             self._held += 1
             if span.is_local_root:
                 done.append(self._end(key))
@@ -122,7 +144,7 @@ class Traces:
         late, self._late = self._late, []
         calls = [TracedCall(span, None) for span in late]
         for trace in self._running.values():
-            calls += trace.take_calls(None)
+            calls += trace.take_calls({})
         return calls
 
     def has_late_or_many_calls(self) -> bool:

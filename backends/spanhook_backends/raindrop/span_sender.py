@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from spanhook_backends.otel.batches import requests_of
 from spanhook_backends.otel.http import HTTPSender
-from spanhook_backends.raindrop.otel_spans import Pipeline
-from spanhook_backends.raindrop.retries import Attempt, NotDelivered, Retries
+from spanhook_backends.raindrop.otel_spans import OtelVariables
+from spanhook_backends.raindrop.retries import Attempt, Holds, NotDelivered, Retries
 
 REQUEST_CHARS = 500_000  # of the texts in one request
 REQUEST_SPANS = 100
@@ -34,7 +34,7 @@ class SpanSender:
         self, url: str, headers: dict[str, str], service: str | None, *, tools_by_otel: bool, retries: Retries
     ) -> None:
         self.resource = Resource({"service.name": service or "spanhook"})
-        self._pipeline = Pipeline(self.resource) if tools_by_otel else None
+        self._variables = OtelVariables(self.resource) if tools_by_otel else None
         self._retries = retries
         self._lock = threading.Lock()
         self._http = HTTPSender(url, headers, TIMEOUT_S)
@@ -45,33 +45,34 @@ class SpanSender:
         Raises:
             NotDelivered: some were refused, after all the others had been delivered, or nothing more can be.
         """
-        lost: list[str] = []
+        refused: list[tuple[ReadableSpan, str]] = []
         with self._lock:
             for batch in requests_of(
                 [made for span in spans for made in self._by_otel(span)], REQUEST_SPANS, REQUEST_CHARS
             ):
-                lost += self._send_batch(batch)
-        if lost:
-            raise NotDelivered(f"{len(lost)} of {len(spans)} LM and tool spans: {lost[0]}")
+                refused += self._send_batch(batch)
+        if refused:
+            said = f"{len(refused)} of {len(spans)} LM and tool spans: {refused[0][1]}"
+            raise NotDelivered(said, lost=[_is_made_of(span) for span, _ in refused])
 
     def release(self) -> None:
         """Let go of the connections."""
         with self._lock:
             self._http.close()
 
-    def _send_batch(self, spans: Sequence[ReadableSpan]) -> list[str]:
-        """Deliver what one request can hold; returns why a span was refused, for each that was."""
+    def _send_batch(self, spans: Sequence[ReadableSpan]) -> list[tuple[ReadableSpan, str]]:
+        """Deliver what one request can hold; returns the spans that were refused, and why."""
         made = self._retries.run(partial(self._export, spans))
         if made.outcome != "refused":
             return []
-        if len(spans) == 1 or made.is_key_refused:
-            return [made.reason] * len(spans)
+        if len(spans) == 1 or made.advice:
+            return [(span, f"{made.reason}: {made.advice}" if made.advice else made.reason) for span in spans]
         half = len(spans) // 2  # it may be for one of them only
         return self._send_batch(spans[:half]) + self._send_batch(spans[half:])
 
     def _by_otel(self, span: ReadableSpan) -> Sequence[ReadableSpan]:
         is_tool = (span.attributes or {}).get("traceloop.span.kind") == "tool"
-        return [span] if self._pipeline is None or not is_tool else self._pipeline.run(span)
+        return [span] if self._variables is None or not is_tool else self._variables.obey(span)
 
     def _export(self, batch: Sequence[ReadableSpan]) -> Attempt:
         answer = self._http.send(batch)
@@ -81,3 +82,9 @@ class SpanSender:
             return Attempt("unreachable", str(answer.error)[:500])
         is_final = 300 <= answer.status < 500 and answer.status != 429
         return Attempt("refused" if is_final else "unreachable", f"HTTP {answer.status} for spans", answer.status)
+
+
+def _is_made_of(made: ReadableSpan) -> Holds:
+    context = made.get_span_context()
+    span_id = "" if context is None else f"{context.span_id:016x}"
+    return lambda span: span.span_id == span_id
