@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import regex
 
-from spanhook.secret_names import is_secret_name
+from spanhook.secret_names import SecretNames
 from spanhook.secret_patterns import MARK, redacted
+from spanhook.secret_values import is_filled, only_tells
 from spanhook.snapshot import snapshot, trim, trim_text
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ MAX_REMEMBERED_CHARS = 2_000_000  # of all of them
 MAX_TEXT_CHARS = 20_000  # of one
 MAX_NAME_CHARS = 100
 _MAX_INT = (1 << 63) - 1  # a larger one is written out
+_OPTION = re.compile("-{1,2}[A-Za-z][A-Za-z0-9_-]{0,99}")
+_NAMED_VALUES = (("value", ("name", "key", "header", "field")), ("Value", ("Name", "Key")))
 _NAMES = frozenset({str})
 _TEXTS = frozenset({str, type(None)})
 
@@ -40,7 +44,7 @@ class Redactor:
         self._enabled = settings.enabled
         self._max_chars = max_chars
         self._patterns: Sequence[Any] = [regex.compile(pattern) for pattern in settings.patterns]
-        self._fields = frozenset(_plain(name) for name in settings.fields)
+        self._names = SecretNames(settings.fields)
         self._clean: set[str | None] = {"", None}  # texts that stay as they are
         self._clean_chars = 0
         self._plain: set[str] = set()  # names that do, too, and whose values are no secrets
@@ -59,9 +63,7 @@ class Redactor:
             text = str.__str__(text)  # of a class of the program's, which may have any method
         if text in self._clean:
             return text
-        beyond = len(text) - self._max_chars - MARGIN_CHARS
-        seen = self._redacted(text if beyond <= 0 else text[: self._max_chars + MARGIN_CHARS])
-        cut = trim_text(seen, self._max_chars, beyond=max(0, beyond))
+        cut = self._cut(text)
         if cut != text:
             return cut
         self._remember(text)
@@ -88,9 +90,10 @@ class Redactor:
             return trim(value, self._max_chars)
         return self.value(snapshot(value))  # what a plugin has put there
 
-    def _changes(self, items: Iterable[tuple[Any, Any]]) -> dict[Any, Any] | None:
+    def _changes(self, items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
         """What has to be different in a container, by its place."""
-        clean, changes = self._clean, None
+        clean = self._clean
+        changes: dict[Any, Any] = {}
         for place, item in items:
             kind = type(item)
             if (kind is str and item in clean) or item is None or kind is bool:
@@ -99,7 +102,6 @@ class Redactor:
                 continue
             changed = self.value(item)
             if changed is not item:
-                changes = {} if changes is None else changes
                 changes[place] = changed
         return changes
 
@@ -108,11 +110,27 @@ class Redactor:
         return _TEXTS.issuperset(map(type, items)) and self._clean.issuperset(items)
 
     def _list(self, value: list[Any]) -> list[Any]:
-        if len(value) == 2 and isinstance(value[0], str) and _is_filled(value[1]) and self._is_header(value[0]):
+        if len(value) == 2 and isinstance(value[0], str) and is_filled(value[1]) and self._is_header(value[0]):
             return [self.text(value[0]), MARK]
-        if self._are_known(value) or not (changes := self._changes(enumerate(value))):
+        if self._are_known(value) or not (changes := {**self._changes(enumerate(value)), **self._followers(value)}):
             return value
         return [changes.get(place, item) for place, item in enumerate(value)]
+
+    def _followers(self, value: list[Any]) -> dict[int, str]:
+        """The items of a list that the ones before them give away: an option's value, the lines of a private key."""
+        found: dict[int, str] = {}
+        if not self._enabled or _NAMES.isdisjoint(map(type, value)):
+            return found
+        in_key = False
+        for place, item in enumerate(value):
+            if not isinstance(item, str):
+                in_key = False
+                continue
+            if in_key or (place and is_filled(item) and self._is_option(value[place - 1]) and item[:1] != "-"):
+                found[place] = MARK
+            if "PRIVATE KEY" in item:
+                in_key = "-----BEGIN" in item and "-----END" not in item
+        return found
 
     def _dict(self, value: dict[str, Any]) -> dict[str, Any]:
         are_texts = _NAMES.issuperset(map(type, value))
@@ -120,22 +138,37 @@ class Redactor:
             value = self._with_clean_names(value)
         if not self._are_known(value.values()) and (changes := self._changes(value.items())):
             value = {**value, **changes}
-        if "value" in value:  # {"name": "api_key", "value": "…"}
-            named = value.get("name", value.get("key"))
-            if isinstance(named, str) and _is_filled(value["value"]) and self._is_field(named):
-                return {**value, "value": MARK}
+        for holder, namers in _NAMED_VALUES:  # {"name": "api_key", "value": "…"}
+            if holder in value and is_filled(value[holder]):
+                names = (value.get(namer) for namer in namers)
+                if any(isinstance(name, str) and self._is_field(name) for name in names):
+                    return {**value, holder: MARK}
         return value
+
+    def _cut(self, text: str) -> str:
+        """A text redacted and cut. Of a long one only the beginning is looked at, with a margin in which half a secret
+        may stand, and which is left out: also where the text before it got shorter, for which more is looked at, once.
+        """
+        most, window = self._max_chars, self._max_chars + MARGIN_CHARS
+        if len(text) <= window:
+            return trim_text(self._redacted(text), most)
+        seen = self._redacted(text[:window])
+        if len(seen) < window:
+            window *= 2
+            seen = self._redacted(text[:window])
+        beyond = max(0, len(text) - window)
+        return trim_text(seen, min(most, max(0, len(seen) - MARGIN_CHARS)) if beyond else most, beyond=beyond)
 
     def _redacted(self, text: str) -> str:
         if not self._enabled:
             return text
-        text = redacted(text)
+        text = redacted(text, self._names)
         for pattern in self._patterns:
             text = pattern.sub(MARK, text, timeout=PATTERN_TIMEOUT_S, concurrent=True)
         return text
 
     def _remember(self, text: str) -> None:
-        if len(text) > MAX_TEXT_CHARS:
+        if len(text) > MAX_TEXT_CHARS or self._is_option(text):
             return
         if len(self._clean) >= MAX_REMEMBERED or self._clean_chars >= MAX_REMEMBERED_CHARS:
             self._clean.clear()
@@ -151,7 +184,7 @@ class Redactor:
             name = self.text(key)
             if name != key and name in copied:  # another key was redacted or cut to the same text
                 name = f"{name} ({len(copied)})"
-            copied[name] = MARK if self._is_field(key) and _is_filled(item) else item
+            copied[name] = MARK if self._is_field(key) and self._is_secret(key, item, value) else item
         return copied
 
     def _is_plain(self, name: str) -> bool:
@@ -165,20 +198,15 @@ class Redactor:
         return is_plain
 
     def _is_field(self, name: str) -> bool:
-        if not self._enabled:
-            return False
-        return is_secret_name(name[:MAX_NAME_CHARS]) or (bool(self._fields) and _plain(name) in self._fields)
+        return self._enabled and self._names.has(name[:MAX_NAME_CHARS])
+
+    def _is_secret(self, name: str, item: Any, of: dict[str, Any]) -> bool:
+        """Whether an item that has the name of a secret is one."""
+        return is_filled(item) and (self._names.has_own(name) or not only_tells(name, item, of))
 
     def _is_header(self, name: str) -> bool:
         """Whether a pair with this name is a header and not just two words."""
         return ("-" in name or name.lower() in ("authorization", "cookie")) and self._is_field(name)
 
-
-def _plain(name: str) -> str:
-    """A field's name however it is written: `X-Patient-Id` is `x_patient_id`."""
-    return name.lower().replace("-", "_").replace(" ", "_")
-
-
-def _is_filled(value: Any) -> bool:
-    """Whether there is something to hide: a flag, an empty text or None is no secret."""
-    return not (value is None or value is True or value is False or value == "" or value == [] or value == {})
+    def _is_option(self, text: Any) -> bool:
+        return isinstance(text, str) and _OPTION.fullmatch(text) is not None and self._is_field(text)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
-import uuid
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import spanhook
 from doubles import Memory, one_span, tracer_of
 from fake_secrets import BY_LOOK, CANARY, NAMES, plain
 from spanhook import RedactSettings
@@ -35,6 +31,12 @@ WRAPS = [
     "a\n{}\nb",
     "`{}`",
     '\\"{}\\"',
+    r'"a:\n{}"',  # behind an escape, whose last letter is none of a word
+    r"b'\x00{}'",
+    r"\u0022{}",
+    r"\t{}\r\n",
+    "?q=%20{}",
+    "\x1b[33m{}\x1b[0m",
 ]
 
 
@@ -60,7 +62,8 @@ def test_a_secret_that_its_look_gives_away(kind, wrap):
     [
         *NAMES, "apikey", "api_keys", "OPENAI_API_KEY", "authToken", "id_token", "tokenValue", "db.password", "pwd",
         "properties.api_key", "secretKey", "write_key", "aws_session_token", "basic_auth", "sessionid", "DB_PASS",
-        "bot_tokens", "cookies", "JSESSIONID", "PHPSESSID", "sessionId",
+        "bot_tokens", "cookies", "JSESSIONID", "PHPSESSID", "sessionId", "PGPASSWORD", "dbpassword", "AZURE_OPENAI_KEY",
+        "smtp_pass", "x-functions-key", "myapikey",
     ],
 )  # fmt: skip
 def test_a_name_of_a_secret(name):
@@ -76,6 +79,8 @@ def test_a_name_of_a_secret(name):
         "tokenizer", "eos_token", "next_page_token", "key", "keys", "primary_key", "cache_key", "public_key", "author",
         "authority", "session_id", "password_min_length", "api_key_name", "keyboard", "monkey", "compass",
         "secretary", "usage_by_model", "token_usage", "completion_tokens_details", "answer", "",
+        "output_cost_per_reasoning_token", "max_token", "num_token", "max_new_token", "input_token", "pass",
+        "first_pass",
     ],
 )  # fmt: skip
 def test_a_name_of_something_else(name):
@@ -90,76 +95,10 @@ def test_nothing_to_hide(value):
     assert redactor().value({"password": value}) == {"password": value}
 
 
-@pytest.mark.parametrize("value", ["x", 4711, 0.5, ["a", "b"], {"user": "u", "key": "k"}])
+@pytest.mark.parametrize("value", ["x", 4711, ["a", "b"], {"user": "u", "key": "k"}])
 def test_a_field_is_hidden_as_a_whole(value):
     """Whatever is in it."""
     assert redactor().value([{"credentials": value}]) == [{"credentials": MARK}]
-
-
-TEXTS = [
-    ('{"password": "two words"}', '{"password": "[redacted]"}'),
-    (r"{\"password\": \"it\\\"s\"}", r"{\"password\": \"[redacted]\"}"),
-    ("{'api_key': 'hunter'}", "{'api_key': '[redacted]'}"),
-    ('f(api_key="hunter", n=1)', 'f(api_key="[redacted]", n=1)'),
-    ("Authorization: Bearer abcdef123456", "Authorization: Bearer [redacted]"),
-    ("authorization: hunter22hunter", "authorization: [redacted]"),
-    ("Cookie: sid=hunter; other=2", "Cookie: [redacted]"),
-    ("-H 'X-Api-Key: hunter22'", "-H 'X-Api-Key: [redacted]'"),
-    ("OPENAI_API_KEY=hunterhunter", "OPENAI_API_KEY=[redacted]"),
-    ("export DB_PASSWORD='hunter'", "export DB_PASSWORD='[redacted]'"),
-    ("GET /x?a=1&access_token=hunter&b=2", "GET /x?a=1&access_token=[redacted]&b=2"),
-    ("tool --api-key hunter --n 2", "tool --api-key [redacted] --n 2"),
-    ("tool --password=hunter", "tool --password=[redacted]"),
-    ("<password>hunter22</password>", "<password>[redacted]</password>"),
-    ("postgres://u:p@ss@host/db", "postgres://u:[redacted]@host/db"),
-    ("redis://:hunter@host:6379/0", "redis://:[redacted]@host:6379/0"),
-    ("AccountKey=aB3dE5fG7hI9jK1lM3nO5pQ7rS9==;x=1", "AccountKey=[redacted];x=1"),
-    ("-----BEGIN PRIVATE KEY-----\nMIIE\nabc", "-----BEGIN [redacted]"),  # the end was cut off
-]
-
-
-@pytest.mark.parametrize(("text", "expected"), TEXTS)
-def test_a_name_and_its_value_in_a_text(text, expected):
-    """In JSON, JSON in JSON, Python, headers, settings, command lines, XML, URLs. What was replaced once stays so."""
-    assert redacted(text) == expected
-    assert redacted(expected) == expected
-
-
-ORDINARY = [
-    "Your password must have at least 12 characters; the password: at least one digit. Token: a word or part of one.",
-    "A secret of good coffee: 60 g a litre. The key: patience. Authorization: who may do what. Basic understanding.",
-    "The bearer of this letter speaks for me. Cookie: a small text. Session: 3 of 5. Passwords are stored hashed.",
-    'Set OPENAI_API_KEY=... or api_key=\'…\', or --token *** on the command line; "password": "...".',
-    "def login(self, password: str, token: str | None = None) -> Token: return self.client.login(password=password)",
-    "token = tokens[index]; api_key = os.environ['KEY']; secret = get_secret(name); password = getpass.getpass()",
-    'parser.add_argument("--token", help="a token"); {"type": "string", "name": "password"}; "token": null',
-    "max_tokens=1000, input_tokens: 512, total_tokens: 12345678, eos_token: 151643, token_count = 4096",
-    f"commit 9fceb02d0ae598e95dc970b74767f19372d61af8, md5 d41d8cd98f00b204e9800998ecf8427e, id {uuid.UUID(int=5)}",
-    "sk-learn-contrib, sk-estimator-doc-link, hf_hub_download_to_cache, npm_package_config, pypi-publish-action",
-    "https://example.com:8080/a@b?mail=x@y.z and https://user@host/path and git@github.com:owner/name.git",
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJ",
-    "[[ ## question ## ]]\nWhat is the key to success?\n\n[[ ## answer ## ]]\nKey: work. Secret: none.",
-    "eyJhbGci is how they begin; AKIA and ASIA too; xox- and ghp_ and sk- are prefixes; -----BEGIN CERTIFICATE-----",
-    json.dumps(
-        {"usage": {"prompt_tokens": 5, "completion_tokens": 7, "tokens": [1, 2]}, "id": "chatcmpl-Abc123Def456"}
-    ),
-    "ΑΒΓ İstanbul — 東京, café; naïve: ‘quoted’",
-]
-
-
-@pytest.mark.parametrize("text", ORDINARY)
-def test_ordinary_text_stays_as_it_is(text):
-    """Prose, code, hashes, ids, counts."""
-    assert redacted(text) == text
-
-
-def test_our_own_code_stays_as_it_is():
-    """And so does a prompt that quotes it."""
-    sources = sorted(Path(spanhook.__file__).parent.rglob("*.py"))
-    assert len(sources) > 20
-    for source in sources:
-        text = source.read_text(encoding="utf-8")
-        assert redacted(text) == text, source
 
 
 @given(st.text(st.characters(codec=None)) | st.text(alphabet="sk-gh_pa.:/=@\"'\\ tokenBearer4eyJ", max_size=200))
@@ -193,16 +132,52 @@ def test_secret_keys_of_a_dict():
     assert CANARY not in str(copied)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"token": "Paris", "logprob": -0.1, "bytes": [80], "top_logprobs": [{"token": "Rome", "logprob": -3.0}]},
+        {"token": 151643, "token_str": "Paris", "score": 0.9},
+        {"secret": 0.5, "pass": 0.9, "fail": 0.1},
+        {"properties": {"token": {"type": "string"}, "password": {"anyOf": [{"type": "null"}], "default": None}}},
+    ],
+)
+def test_what_only_has_the_name_of_a_secret(value):
+    """Pieces of a text with their probability, shares, and the schema of a tool's arguments."""
+    assert redactor().value(value) == value
+
+
+@pytest.mark.parametrize("value", [{"type": "service_account", "key": "k"}, {"type": "string", "default": "hunter"}])
+def test_a_secret_beside_a_type(value):
+    """It is no schema, or one with a value in it."""
+    assert redactor().value({"credentials": value}) == {"credentials": MARK}
+
+
+def test_lists_whose_items_tell_of_each_other():
+    """A command's options, and the lines of a private key."""
+    key = ["-----BEGIN PRIVATE KEY-----", "MIIEvQIBADANBg", "abcd", "-----END PRIVATE KEY-----", "after"]
+    value = [["tool", "--api-key", "hunter", "x"], ["--password", "--verbose", "x"], key]
+    own = redactor()
+    for _ in range(2):  # what is remembered as clean changes nothing
+        assert own.value(value) == [
+            ["tool", "--api-key", MARK, "x"], ["--password", "--verbose", "x"],
+            ["-----BEGIN [redacted]", MARK, MARK, MARK, "after"],
+        ]  # fmt: skip
+
+
 def test_headers_as_pairs_and_as_names_and_values():
     """The shapes in which HTTP libraries and settings have them; two plain words are no header."""
     value = [
         ["X-Api-Key", "hunter"],
         ["secret", "garden"],
         {"name": "password", "value": "hunter"},
+        {"name": "x", "key": "api_key", "value": "hunter"},
+        {"Name": "DB_PASSWORD", "Value": "hunter"},
         {"name": "n", "value": 1},
     ]
     assert redactor().value(value) == [
-        ["X-Api-Key", MARK], ["secret", "garden"], {"name": "password", "value": MARK}, {"name": "n", "value": 1},
+        ["X-Api-Key", MARK], ["secret", "garden"], {"name": "password", "value": MARK},
+        {"name": "x", "key": "api_key", "value": MARK}, {"Name": "DB_PASSWORD", "Value": MARK},
+        {"name": "n", "value": 1},
     ]  # fmt: skip
 
 
@@ -215,15 +190,28 @@ def test_a_secret_where_a_text_is_cut(kind):
         cut = redactor(100 + before).text(text)
         assert CANARY.lower() not in cut.lower()
         kept, _, more = cut.partition("… [")
-        assert len(kept) == 100 + before
+        assert 50 < len(kept) <= 100 + before
         assert len(kept) + int(more.split()[0]) == len(redacted(text))
+
+
+def test_what_comes_behind_the_margin_stays_there():
+    """A text that gets shorter by what is taken out of it does not let in the half of a secret that ends later."""
+    key = f"-----BEGIN PRIVATE KEY-----\n{'x' * 4_200}\n-----END PRIVATE KEY-----\n"
+    for before in range(0, 2_200, 7):
+        text = f"{key}{'x' * before} postgres://app:hunter2hunter2@db/prod {'y' * 9_000}"
+        assert "hunter2" not in redactor(2_000).text(text)
 
 
 def test_the_user_s_patterns_and_fields():
     """Beside what is known, in every spelling of the field."""
     own = redactor(patterns=[r"CUST-\d+", "(?i)project x"], fields=["patient_id"])
-    assert own.value({"a": "for CUST-42 in Project X", "Patient-Id": 5, "patient id": "x", "password": "p"}) == {
-        "a": "for [redacted] in [redacted]", "Patient-Id": MARK, "patient id": MARK, "password": MARK,
+    given = {
+        "a": "for CUST-42 in Project X", "Patient-Id": 5, "patient id": 0.5, "patientId": ["x"], "password": "p",
+        "old_patient_id": "y",
+    }  # fmt: skip
+    assert own.value(given) == {
+        "a": "for [redacted] in [redacted]", "Patient-Id": MARK, "patient id": MARK, "patientId": MARK,
+        "password": MARK, "old_patient_id": "y",
     }  # fmt: skip
 
 
