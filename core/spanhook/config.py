@@ -18,7 +18,8 @@ ENV_DELIMITER = "__"
 
 CompileMode = Literal["full", "summary", "off"]
 
-# The one place where the core names plugins: what runs when nothing was chosen.
+# What runs when nothing was chosen. The core names plugins here, and in `spanhook demo`, which shows the first backend
+# as a tree; nowhere else.
 DEFAULT_EXTRACTORS = ("history", "lm_usage", "usage_attribute", "finish_reason")
 DEFAULT_BACKENDS = ("structlog",)
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from spanhook.config import ENV_DELIMITER, ENV_PREFIX, Sections, Settings
-from spanhook.errors import ConfigError
+from spanhook.config_problems import problem_lines
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,7 +23,6 @@ else:
 
 CONFIG_VARIABLE = "SPANHOOK_CONFIG"
 FILE_NAME = "tracing.toml"
-MIN_SECRET_CHARS = 4
 
 # `${` that is neither escaped nor the beginning of a reference matches without a name: a mistake.
 _REFERENCE = re.compile(r"\$(?P<escaped>\$)?\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\})?")
@@ -42,21 +40,6 @@ class LoadedConfig:
     def where(self, *keys: str | int) -> str:
         """`tracing.toml: tracing.backends`, or the environment variable that gave this value."""
         return _where(self.origin, self.from_environment, keys)
-
-
-def load(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None) -> LoadedConfig:
-    """Find, read and check the configuration, but for what only its plugins can tell.
-
-    Args:
-        config: as for `read`.
-
-    Raises:
-        ConfigError: with every problem that was found.
-    """
-    loaded = read(config)
-    if loaded.problems:
-        raise ConfigError(loaded.problems)
-    return loaded
 
 
 def read(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None) -> LoadedConfig:
@@ -81,7 +64,7 @@ def read(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = 
     try:
         sections = Sections.model_validate(merged)
     except ValidationError as error:
-        found = list(describe(error, Sections, lambda *keys: _where(origin, environment, keys), told=problems))
+        found = list(problem_lines(error, Sections, lambda *keys: _where(origin, environment, keys), told=problems))
         problems += found
         sections = Sections.model_validate(_without(merged, [item["loc"] for item in error.errors()]))
     return LoadedConfig(Settings.model_construct(**dict(sections)), origin, environment, problems)
@@ -124,58 +107,6 @@ def substitute(tree: Any, variables: Mapping[str, str], origin: str, problems: l
         return value
 
     return _REFERENCE.sub(replace, tree)
-
-
-def describe(
-    error: ValidationError,
-    model: type[BaseModel],
-    where: Any,
-    prefix: tuple[str, ...] = (),
-    *,
-    hidden: Any = None,
-    told: Sequence[str] = (),
-) -> Iterator[str]:
-    """One line for each error that pydantic found, with the nearest known name for an unknown one.
-
-    The values in `hidden` are taken out of what a plugin's own validators say. Of a place that is among the lines
-    `told` nothing more is said: an unset variable has no right type either.
-    """
-    for item in error.errors(include_url=False, include_context=False, include_input=False):
-        keys = item["loc"]
-        place = where(*prefix, *keys)
-        if any(line.startswith(f"{place}: ") for line in told):
-            continue
-        if item["type"] == "extra_forbidden":
-            known = _known_names(model, keys[:-1])
-            what = "unknown section" if not prefix and len(keys) == 1 else "unknown option"
-            yield f"{place}: {what}{did_you_mean(str(keys[-1]), known)}"
-        elif item["type"] == "missing":
-            yield f"{place}: required, but not set"
-        elif item["type"] in ("model_type", "dict_type"):
-            yield f"{place}: must be a table"
-        elif item["type"] == "too_short":
-            yield f"{place}: must not be empty"
-        else:
-            yield f"{place}: {item['msg'][:1].lower()}{without_values(item['msg'][1:], hidden)}"
-
-
-def without_values(text: str, options: Any) -> str:
-    """`text` with `…` in place of every text in `options`, of which each may be a secret."""
-    if isinstance(options, str):
-        return text.replace(options, "…") if len(options) >= MIN_SECRET_CHARS else text
-    below = options.values() if isinstance(options, Mapping) else options if isinstance(options, (list, tuple)) else ()
-    for value in below:
-        text = without_values(text, value)
-    return text
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or ` (known: …)` when nothing is near."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if near:
-        return f" (did you mean {near[0]!r}?)"
-    return f" (known: {', '.join(names)})" if names else ""
 
 
 def _find(path: str | os.PathLike[str] | None, problems: list[str]) -> tuple[str, dict[str, Any]]:
@@ -280,15 +211,6 @@ def _where(origin: str, environment: Mapping[str, Any], keys: tuple[str | int, .
         if not isinstance(node, Mapping):
             return ENV_PREFIX + ENV_DELIMITER.join(str(k) for k in keys[: depth + 1]).upper()
     return f"{origin}: {'.'.join(str(key) for key in keys)}"
-
-
-def _known_names(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    for key in path:
-        annotation = model.model_fields[key].annotation if key in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return [info.alias or name for name, info in model.model_fields.items()]
 
 
 def _plain_dict(value: Mapping[str, Any]) -> dict[str, Any]:

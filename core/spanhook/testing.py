@@ -31,7 +31,7 @@ def capture_spans(tracer: Tracer | None = None) -> Iterator[list[Span]]:
         with tracer.listen(spans.append):
             yield spans
         return
-    config = config_files.load({})
+    config = config_files.read({})
     own = Tracer(config.settings, loading.load(config, kinds=("extractor",)))
     overrides = dspy_compat.Overrides(callbacks=[*dspy_compat.callbacks(), own.callback])
     with suppress(InstallError):  # for threads of the program's own; where DSPy refuses, only this context is seen

@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spanhook import ConfigError, DeliverySettings, Settings, TracingSettings
-from spanhook.config_files import load, substitute
+from spanhook.config_files import LoadedConfig, read, substitute
+
+
+def load(config: Any = None) -> LoadedConfig:
+    """The configuration that is found, which must be right."""
+    loaded = read(config)
+    if loaded.problems:
+        raise ConfigError(loaded.problems)
+    return loaded
 
 
 def write(path: str | Path, service: str = "here") -> Path:

@@ -212,8 +212,9 @@ def test_the_configurations_of_a_page_are_valid(page, monkeypatch, tmp_path):
         file = tmp_path / (block.title or "tracing.toml")
         file.write_text(block.text, encoding="utf-8")
         monkeypatch.chdir(tmp_path)
-        loaded = config_files.load(None if block.title == "pyproject.toml" else file)
+        loaded = config_files.read(None if block.title == "pyproject.toml" else file)
         file.unlink()
+        assert not loaded.problems
         assert loaded.origin != "defaults"
         for kind in ("backends", "extractors"):
             for name, options in getattr(loaded.settings, kind).items():

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from spanhook.config import PluginOptions
-from spanhook.config_files import LoadedConfig, describe, did_you_mean, without_values
+from spanhook.config_files import LoadedConfig
+from spanhook.config_problems import did_you_mean, problem_lines, without_values
 from spanhook.errors import ConfigError, PluginError
 from spanhook.guard import Guard, attempt, located
 from spanhook.plugins.discovery import KINDS, Installed, PluginKind, installed
@@ -125,7 +126,7 @@ def _create(plugin: Installed, config: LoadedConfig) -> Any:
     instance, error = attempt(lambda: target(**{name: arguments[name] for name in wanted if name in arguments}))
     # What a plugin says of its options may repeat a secret, and so may the exception itself.
     if isinstance(error, ValidationError):
-        raise ConfigError(list(describe(error, PluginOptions, config.where, section, hidden=options))) from None
+        raise ConfigError(list(problem_lines(error, PluginOptions, config.where, section, hidden=options))) from None
     if error is not None:
         said = error.problems if isinstance(error, ConfigError) else [f"{plugin.kind} {plugin.name}: {located(error)}"]
         raise ConfigError([_placed(line, config, section, model, options) for line in said]) from None
@@ -159,7 +160,7 @@ def _validate(
     try:
         validated = model.model_validate(options)
     except ValidationError as error:
-        problems += describe(error, model, config.where, section, hidden=options, told=config.problems)
+        problems += problem_lines(error, model, config.where, section, hidden=options, told=config.problems)
         raise ConfigError(problems) from None  # pydantic's own message shows values, which may be secrets
     if problems:
         raise ConfigError(problems)
