@@ -152,22 +152,27 @@ def say(level: int, message: str, *arguments: object, keep: str = "") -> None:
         attempt(log)
 
 
-def describe(error: BaseException) -> str:
-    """`Type: message`, on one line and without secrets, even for an exception whose `__str__` raises."""
+def describe(error: BaseException, hide: Callable[[str], str] = redacted) -> str:
+    """`Type: message`, on one line and without secrets, even for an exception whose `__str__` raises.
+
+    Args:
+        error: what was raised.
+        hide: takes the secrets out.
+    """
     message = message_of(error)
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return redacted(" ".join(text.split()))[:500]  # in this order: half a key is not known as one
+    return hide(" ".join(text.split()))[:500]  # in this order: half a key is not known as one
 
 
-def located(error: BaseException) -> str:
+def located(error: BaseException, hide: Callable[[str], str] = redacted) -> str:
     """The same with the file and line that raised it: for people who look for a bug in their plugin."""
     raised_at = error.__traceback__
     while raised_at is not None and raised_at.tb_next is not None:
         raised_at = raised_at.tb_next
     if raised_at is None:
-        return describe(error)
+        return describe(error, hide)
     file = os.path.basename(raised_at.tb_frame.f_code.co_filename)
-    return f"{describe(error)} ({file}:{raised_at.tb_lineno})"
+    return f"{describe(error, hide)} ({file}:{raised_at.tb_lineno})"
 
 
 def message_of(error: BaseException) -> str:
