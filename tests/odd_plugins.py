@@ -37,6 +37,7 @@ class Keyed(Plain):
         def check(cls, value: str) -> str:
             if len(value) > 3:
                 raise ValueError(f"no mode {value}")
+            assert value != "bad", "Not a good one"
             return value
 
     def __init__(self, options: Options) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,9 +26,14 @@ DEFAULT_EXTRACTORS = ("history", "lm_usage", "usage_attribute", "finish_reason")
 DEFAULT_BACKENDS = ("structlog",)
 
 
-def _split(value: Any) -> Any:
-    """An environment variable holds a list as `a,b`."""
-    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+def listed(value: Any) -> Any:
+    """An environment variable holds a list as `a,b`, or as JSON."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        with suppress(ValueError):
+            return json.loads(value)
+    return [name.strip() for name in value.split(",") if name.strip()]
 
 
 def _one(value: Any) -> Any:
@@ -55,8 +62,14 @@ def _checked_rule(text: str) -> str:
     return text
 
 
-Names = Annotated[list[str], BeforeValidator(_split), NoDecode]
-Rules = Annotated[list[Annotated[str, AfterValidator(_checked_rule)]], BeforeValidator(_split), NoDecode]
+def _none_if_empty(value: Any) -> Any:
+    """A variable that is empty gives nothing; as a path it would be the working directory."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Folder = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+Names = Annotated[list[str], BeforeValidator(listed), NoDecode]
+Rules = Annotated[list[Annotated[str, AfterValidator(_checked_rule)]], BeforeValidator(listed), NoDecode]
 
 
 class PluginOptions(BaseModel):
@@ -123,7 +136,7 @@ class DeliverySettings(PluginOptions):
     interval_s: float = Field(default=0.2, gt=0, le=60)
     """How long a finished span may wait for others to share a batch with, in seconds."""
 
-    spool: Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))] | None = None
+    spool: Annotated[Folder | None, BeforeValidator(_none_if_empty)] = None
     """A directory that keeps finished spans until they are delivered: they outlast a crash and a long outage."""
 
     spool_bytes: int = Field(default=256_000_000, ge=1)

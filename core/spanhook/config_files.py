@@ -6,23 +6,24 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource, SettingsError
 
-from spanhook.config import ENV_DELIMITER, ENV_PREFIX, Sections, Settings
-from spanhook.config_problems import problem_lines
+from spanhook.config import Sections, Settings
+from spanhook.config_environment import file_variable, read_environment
+from spanhook.config_problems import DEFAULTS, FILE_NAME, IN_PYPROJECT, Places, problem_lines
+from spanhook.printable import printable
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-CONFIG_VARIABLE = "SPANHOOK_CONFIG"
-FILE_NAME = "tracing.toml"
+CODE = "configure()"
+PYPROJECT = "pyproject.toml"
 
 # `${` that is neither escaped nor the beginning of a reference matches without a name: a mistake.
 _REFERENCE = re.compile(r"\$(?P<escaped>\$)?\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\})?")
@@ -33,13 +34,8 @@ class LoadedConfig:
     """Settings that are valid in shape, where each value came from, and what was wrong with the others."""
 
     settings: Settings
-    origin: str  # the file, `configure()` or `defaults`
-    from_environment: Mapping[str, Any] = field(default_factory=dict)
+    places: Places
     problems: Sequence[str] = ()
-
-    def where(self, *keys: str | int) -> str:
-        """`tracing.toml: tracing.backends`, or the environment variable that gave this value."""
-        return _where(self.origin, self.from_environment, keys)
 
 
 def read(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None) -> LoadedConfig:
@@ -50,24 +46,24 @@ def read(config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = 
             `SPANHOOK_CONFIG`, `tracing.toml` here or in a parent, `[tool.spanhook]` in `pyproject.toml`, the defaults.
     """
     if isinstance(config, Settings):
-        return LoadedConfig(config, "configure()")
+        return LoadedConfig(config, Places(CODE))
     problems: list[str] = []
     if isinstance(config, Mapping):
-        origin, tree = "configure()", _plain_dict(config)
+        origin, tree = CODE, _plain_dict(config)
     else:
         origin, tree = _find(config, problems)
     tree = substitute(tree, os.environ, origin, problems)
-    environment = _environment(problems)
+    environment = read_environment(problems)
     if isinstance(config, Mapping):  # code is the stronger word than the environment, a file the weaker one
         environment = _left_open(environment, tree)
+    places = Places(origin, tree, environment)
     merged = _merge(tree, environment)
     try:
         sections = Sections.model_validate(merged)
     except ValidationError as error:
-        found = list(problem_lines(error, Sections, lambda *keys: _where(origin, environment, keys), told=problems))
-        problems += found
+        problems += list(problem_lines(error, Sections, places, told=problems))
         sections = Sections.model_validate(_without(merged, [item["loc"] for item in error.errors()]))
-    return LoadedConfig(Settings.model_construct(**dict(sections)), origin, environment, problems)
+    return LoadedConfig(Settings.model_construct(**dict(sections)), places, problems)
 
 
 def substitute(tree: Any, variables: Mapping[str, str], origin: str, problems: list[str], *, at: str = "") -> Any:
@@ -109,66 +105,98 @@ def substitute(tree: Any, variables: Mapping[str, str], origin: str, problems: l
     return _REFERENCE.sub(replace, tree)
 
 
-def _find(path: str | os.PathLike[str] | None, problems: list[str]) -> tuple[str, dict[str, Any]]:
+def _find(path: Any, problems: list[str]) -> tuple[str, dict[str, Any]]:
     if path is not None:
-        return _read(Path(path), problems)
-    named = os.environ.get(CONFIG_VARIABLE)
-    if named:
-        return _read(Path(named), problems, named_by=CONFIG_VARIABLE)
+        file = _path_of(path, problems)
+        return (CODE, {}) if file is None else _read(file, problems)
+    variable, named = file_variable()
+    if variable:
+        return _read(Path(named), problems, f" (named by {variable})")
     try:
         here = Path.cwd()
     except OSError:  # it was removed
-        return "defaults", {}
+        return DEFAULTS, {}
     folders = (here, *here.parents)
     # os.path.isfile, because Path.is_file raises in a folder that may not be read.
     for folder in folders:
         if os.path.isfile(folder / FILE_NAME):
             return _read(folder / FILE_NAME, problems)
     for folder in folders:
-        pyproject = folder / "pyproject.toml"
-        if os.path.isfile(pyproject):
-            _, tree = _read(pyproject, [])  # a broken pyproject.toml is for the tools that own it to report
-            table = tree.get("tool", {}).get("spanhook") if isinstance(tree.get("tool"), dict) else None
-            if isinstance(table, dict):
-                return f"{_shown(pyproject)} [tool.spanhook]", table
-    return "defaults", {}
+        if os.path.isfile(folder / PYPROJECT) and (found := _in_pyproject(folder / PYPROJECT, problems)):
+            return found
+    return DEFAULTS, {}
 
 
-def _read(path: Path, problems: list[str], named_by: str = "") -> tuple[str, dict[str, Any]]:
-    shown = _shown(path)
-    via = f" (named by {named_by})" if named_by else ""
+def _path_of(given: Any, problems: list[str]) -> Path | None:
+    """What code gave as the path of a file; None if it can't be one."""
+    path = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(path, str):
+        what = f"a {type(given).__name__}"
+    elif not path:
+        what = "an empty text"
+    elif "\n" in path:  # not shown: there may be a key in it
+        what = "the text of a file"
+    else:
+        return Path(path)
+    problems.append(f"{CODE}: give a path, a dict or Settings, not {what}")
+    return None
+
+
+def _read(path: Path, problems: list[str], via: str = "") -> tuple[str, dict[str, Any]]:
+    """The file's name, and what is in it; in a pyproject.toml, what is in our part of it."""
+    path = Path(os.path.expanduser(path))
+    if path.name != PYPROJECT:
+        return _shown(path), _parsed(path, problems, via)
+    before = len(problems)
+    found = _in_pyproject(path, problems, via, is_named=True)
+    if found is None and len(problems) == before:
+        problems.append(f"{_shown(path)}: has no {IN_PYPROJECT}{via}")
+    return found or (_shown(path), {})
+
+
+def _in_pyproject(
+    path: Path, problems: list[str], via: str = "", *, is_named: bool = False
+) -> tuple[str, dict[str, Any]] | None:
+    """What a pyproject.toml has for us; None for nothing, and then what is wrong in it is for others to report."""
+    found: list[str] = []
+    tree = _parsed(path, found, via)
+    if found:
+        if not is_named and not _mentions_us(path):
+            return None
+        problems += found
+        return _shown(path), {}
+    tool = tree.get("tool")
+    if not isinstance(tool, dict) or "spanhook" not in tool:
+        return None
+    origin = f"{_shown(path)} {IN_PYPROJECT}"
+    if isinstance(tool["spanhook"], dict):
+        return origin, tool["spanhook"]
+    problems.append(f"{origin}: must be a table")
+    return origin, {}
+
+
+def _mentions_us(path: Path) -> bool:
     try:
-        return shown, tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        return b"tool.spanhook" in path.read_bytes()
+    except OSError:
+        return False
+
+
+def _parsed(path: Path, problems: list[str], via: str = "") -> dict[str, Any]:
+    shown = _shown(path)
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         problems.append(f"{shown}: no such file{via}")
     except IsADirectoryError:
         problems.append(f"{shown}: this is a directory{via}; give the file in it, {shown}/{FILE_NAME}")
     except UnicodeDecodeError as error:
         problems.append(f"{shown}: not UTF-8 at byte {error.start}{via}; save the file as UTF-8")
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # beside TOMLDecodeError: a number or a nesting beyond Python's limits
+    except (ValueError, RecursionError) as error:  # also a number or a nesting beyond Python's limits
         problems.append(f"{shown}: not valid TOML{via}: {error}")
     except OSError as error:
         problems.append(f"{shown}: can't be read{via}: {error.strerror or type(error).__name__}")
-    return shown, {}
-
-
-def _environment(problems: list[str]) -> dict[str, Any]:
-    sections = Settings.model_fields
-    for name in os.environ:
-        upper = name.upper()
-        section = upper.removeprefix(ENV_PREFIX).split(ENV_DELIMITER)[0].lower()
-        if upper.startswith(ENV_PREFIX) and upper != CONFIG_VARIABLE and section not in sections:
-            known = [CONFIG_VARIABLE, *(f"{ENV_PREFIX}{s.upper()}{ENV_DELIMITER}…" for s in sections)]
-            problems.append(f"{name}: unknown variable (known: {', '.join(known)})")
-    try:
-        return dict(EnvSettingsSource(Settings)())
-    except SettingsError:  # the only values that are parsed here are those of whole sections
-        whole = [name for name in os.environ if name.upper().removeprefix(ENV_PREFIX).lower() in sections]
-        problems.append(f"{', '.join(whole)}: not valid JSON; better give each option a variable of its own")
-        return {}
+    return {}
 
 
 def _left_open(environment: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,17 +230,6 @@ def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _where(origin: str, environment: Mapping[str, Any], keys: tuple[str | int, ...]) -> str:
-    node: Any = environment
-    for depth, key in enumerate(keys):
-        if not isinstance(node, Mapping) or key not in node:
-            break
-        node = node[key]
-        if not isinstance(node, Mapping):
-            return ENV_PREFIX + ENV_DELIMITER.join(str(k) for k in keys[: depth + 1]).upper()
-    return f"{origin}: {'.'.join(str(key) for key in keys)}"
-
-
 def _plain_dict(value: Mapping[str, Any]) -> dict[str, Any]:
     # A key that is no string becomes one, as that of a file would be: it is an unknown option then.
     return {str(key): _plain_dict(item) if isinstance(item, Mapping) else item for key, item in value.items()}
@@ -220,6 +237,6 @@ def _plain_dict(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown(path: Path) -> str:
     try:
-        return str(path.absolute().relative_to(Path.cwd()))
+        return printable(str(path.absolute().relative_to(Path.cwd())))
     except (ValueError, OSError):
-        return str(path)
+        return printable(str(path))

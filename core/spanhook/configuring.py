@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from spanhook.delivery import spool
 from spanhook.errors import InstallError
+from spanhook.printable import printable
 from spanhook.tracer import Tracer
 
 if TYPE_CHECKING:
     from spanhook.config import Settings
+    from spanhook.config_files import LoadedConfig
+    from spanhook.plugins.registration import Plugin
 
 
 def configure(
@@ -34,18 +37,9 @@ def configure(
         ConfigError: with every problem of the file and its plugins; nothing has changed then.
         InstallError: DSPy refuses a callback in this thread or task; nothing has changed then.
     """
-    # Half of what there is to import; a program that never gets here goes without.
-    from spanhook import config_files
     from spanhook.plugins import loading
 
-    loaded = config_files.read(config)
-    enabled = loaded.settings.tracing.enabled or bool(loaded.problems)
-    folder = loaded.settings.delivery.spool
-    if enabled and folder is not None and (problem := spool.check(folder)):
-        loaded = replace(
-            loaded, problems=[*loaded.problems, f"{loaded.where('delivery', 'spool')}: {folder} {problem}"]
-        )
-    chosen = loading.load(loaded, plugins) if enabled else []
+    loaded, chosen = prepare(config, plugins)
     tracer = Tracer(loaded.settings, chosen)
     try:
         replaced = tracer.install()
@@ -54,6 +48,33 @@ def configure(
         raise
     for old in replaced:
         old.shutdown()
-    if not enabled:
+    if not loaded.settings.tracing.enabled:
         tracer.shutdown()
     return tracer
+
+
+def prepare(
+    config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None,
+    plugins: Mapping[str, Any] | None = None,
+) -> tuple[LoadedConfig, list[Plugin]]:
+    """Read a configuration, check it and load its plugins, none where it is off; `spanhook check` does no more.
+
+    Args:
+        config: as for `configure`.
+        plugins: as for `configure`.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    # Half of what there is to import; a program that never gets here goes without.
+    from spanhook import config_files
+    from spanhook.plugins import loading
+
+    loaded = config_files.read(config)
+    if not loaded.settings.tracing.enabled and not loaded.problems:
+        return loaded, []
+    folder = loaded.settings.delivery.spool
+    if folder is not None and (problem := spool.check(folder)):
+        shown = f"{loaded.places.of('delivery', 'spool')}: {printable(str(folder))} {problem}"
+        loaded = replace(loaded, problems=[*loaded.problems, shown])
+    return loaded, loading.load(loaded, plugins)

@@ -39,11 +39,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpikServer]:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"host": "opik.example.com"}, "backends.opik.host: value error, must be a URL"),
-        ({"host": "ftp://opik.example.com"}, "backends.opik.host: value error, must be a URL"),
+        ({"host": "opik.example.com"}, "backends.opik.host: must be a URL"),
+        ({"host": "ftp://opik.example.com"}, "backends.opik.host: must be a URL"),
         ({"project": "p"}, "backends.opik.project: unknown option (did you mean 'project_name'?)"),
         ({"project_name": ""}, "backends.opik.project_name: "),
-        ({"tags": "a"}, "backends.opik.tags: "),
+        ({"tags": 1}, "backends.opik.tags: must be a list"),
         ({"api_key": "opik-\u00e9"}, "backends.opik.api_key: must be one line of ASCII characters"),
         ({"api_key": "one\ntwo"}, "backends.opik.api_key: must be one line of ASCII characters"),
     ],

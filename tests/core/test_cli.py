@@ -88,7 +88,8 @@ def test_plugins_says_why_one_cannot_be_loaded(elsewhere: Path, monkeypatch: pyt
     info = elsewhere / "site" / "acme_traces-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-traces\nVersion: 1.0\nProvides-Extra: acme\n")
-    (info / "entry_points.txt").write_text("[spanhook.backends]\nacme = acme_traces_missing:Backend\n")
+    (info / "entry_points.txt").write_text("[spanhook.backends]\nacme = acme_traces:Backend\n")
+    (elsewhere / "site" / "acme_traces.py").write_text("import acme_traces_missing")
     monkeypatch.syspath_prepend(str(elsewhere / "site"))
     (row,) = [row for row in json.loads(run("plugins", "--json").output) if row["name"] == "acme"]
     assert (row["distribution"], row["version"], row["selected"]) == ("acme-traces", "1.0", False)

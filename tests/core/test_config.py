@@ -34,7 +34,7 @@ def write(path: str | Path, service: str = "here") -> Path:
 def test_without_any_configuration_the_defaults_hold():
     """No file, no variable: structlog and the four extractors, with the numbers that the reference gives."""
     loaded = load()
-    assert loaded.origin == "defaults"
+    assert loaded.places.origin == "defaults"
     assert loaded.settings.tracing == TracingSettings(
         enabled=True,
         instrument="all",
@@ -57,7 +57,7 @@ def test_the_argument_names_a_file(as_type):
     """A path, as text or as a Path, wins over everything that could be found."""
     write("tracing.toml", "found")
     loaded = load(as_type(write("elsewhere/mine.toml", "named")))
-    assert (loaded.settings.tracing.service, loaded.origin) == ("named", os.path.join("elsewhere", "mine.toml"))
+    assert (loaded.settings.tracing.service, loaded.places.origin) == ("named", os.path.join("elsewhere", "mine.toml"))
 
 
 def test_a_dict_has_the_shape_of_the_file():
@@ -66,7 +66,7 @@ def test_a_dict_has_the_shape_of_the_file():
     assert loaded.settings.tracing.service == "code"
     assert loaded.settings.tracing.extractors == []
     assert loaded.settings.backends == {"x": {"level": 3}}
-    assert loaded.origin == "configure()"
+    assert loaded.places.origin == "configure()"
 
 
 def test_ready_made_settings_are_taken_as_they_are(monkeypatch):
@@ -100,15 +100,15 @@ def test_the_file_is_searched_here_and_in_every_parent(monkeypatch, tmp_path):
     write("../tracing.toml", "inner")
     loaded = load()
     assert loaded.settings.tracing.service == "inner"
-    assert loaded.origin == str(tmp_path / "a" / "b" / "tracing.toml")
+    assert loaded.places.origin == str(tmp_path / "a" / "b" / "tracing.toml")
 
 
 def test_pyproject_comes_after_every_tracing_toml(monkeypatch, tmp_path):
     """[tool.spanhook] counts where there is no tracing.toml, neither here nor above."""
     Path("pyproject.toml").write_text("[tool.spanhook.tracing]\nservice = 'project'\n", encoding="utf-8")
     loaded = load()
-    assert (loaded.settings.tracing.service, loaded.origin) == ("project", "pyproject.toml [tool.spanhook]")
-    assert loaded.where("tracing", "service") == "pyproject.toml [tool.spanhook]: tracing.service"
+    assert (loaded.settings.tracing.service, loaded.places.origin) == ("project", "pyproject.toml [tool.spanhook]")
+    assert loaded.places.of("tracing", "service") == "pyproject.toml [tool.spanhook]: tracing.service"
     (tmp_path / "below").mkdir()
     monkeypatch.chdir("below")
     assert load().settings.tracing.service == "project"
@@ -116,11 +116,11 @@ def test_pyproject_comes_after_every_tracing_toml(monkeypatch, tmp_path):
     assert load().settings.tracing.service == "file"
 
 
-@pytest.mark.parametrize("text", ["[project]\nname = 'x'\n", "not toml [", "tool = 1\n", "[tool]\nspanhook = 1\n"])
+@pytest.mark.parametrize("text", ["[project]\nname = 'x'\n", "not toml [", "tool = 1\n", "[tool]\nother = 1\n"])
 def test_a_pyproject_that_says_nothing_is_passed_over(text):
     """What is wrong with a pyproject.toml is for the tools that own it to report."""
     Path("pyproject.toml").write_text(text, encoding="utf-8")
-    assert load().origin == "defaults"
+    assert load().places.origin == "defaults"
 
 
 def test_without_a_working_directory_the_defaults_hold(monkeypatch, tmp_path):
@@ -129,7 +129,7 @@ def test_without_a_working_directory_the_defaults_hold(monkeypatch, tmp_path):
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert load().origin == "defaults"
+    assert load().places.origin == "defaults"
 
 
 def test_a_file_with_a_byte_order_mark_is_read():
@@ -177,9 +177,10 @@ def test_a_value_is_traced_to_where_it_was_given(monkeypatch):
     write("tracing.toml")
     monkeypatch.setenv("SPANHOOK_BACKENDS__X__URL", "environment")
     loaded = load()
-    assert loaded.where("backends", "x", "url") == "SPANHOOK_BACKENDS__X__URL"
-    assert loaded.where("backends", "x", "level") == "tracing.toml: backends.x.level"
-    assert loaded.where("backends", "x") == "tracing.toml: backends.x"
+    assert loaded.places.of("backends", "x", "url") == "SPANHOOK_BACKENDS__X__URL"
+    assert loaded.places.of("backends", "x", "level") == "tracing.toml: backends.x.level"
+    assert loaded.places.of("backends", "x") == "SPANHOOK_BACKENDS__X__URL"
+    assert loaded.places.of("backends", "y") == "tracing.toml: backends.y"
 
 
 VARIABLES = {"NAME": "value", "EMPTY": "", "TRICKY": "${NAME}"}

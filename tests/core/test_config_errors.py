@@ -14,6 +14,7 @@ from spanhook import ConfigError
 TRACING = ", ".join(sorted(spanhook.TracingSettings.model_fields))
 NAMES = ("TRACING", "DELIVERY", "REDACT", "BACKENDS", "EXTRACTORS")
 SECTIONS = ", ".join(["SPANHOOK_CONFIG", *(f"SPANHOOK_{name}__…" for name in NAMES)])
+UNDERSCORES = ", with two underscores"
 MALFORMED = (
     "this ${ begins no reference (write ${NAME} or ${NAME:-default} without braces inside, or $${ for the text itself)"
 )
@@ -81,17 +82,28 @@ def test_a_file_that_is_no_toml(problems_of, data, problem):
         ("[tracing]\nsample_rte = 1", "tracing.sample_rte: unknown option (did you mean 'sample_rate'?)"),
         ("[tracing]\nzzz = 1", f"tracing.zzz: unknown option (known: {TRACING})"),
         ("[delivery]\nqueue_span = 1", "delivery.queue_span: unknown option (did you mean 'queue_spans'?)"),
-        ("[tracing]\nstrict = 'perhaps'", "tracing.strict: input should be a valid boolean, unable to interpret input"),
-        ("[tracing]\nsample_rate = []", "tracing.sample_rate: input should be a valid number"),
-        ("[tracing]\nsample_rate = 1.5", "tracing.sample_rate: input should be less than or equal to 1"),
-        ("[tracing]\nsample_rate = nan", "tracing.sample_rate: input should be less than or equal to 1"),
-        ("[tracing]\nmax_text_chars = 0", "tracing.max_text_chars: input should be greater than or equal to 1"),
-        ("[tracing]\ncapture = 'some'", "tracing.capture: input should be 'full' or 'metadata'"),
-        ("[tracing]\nbackends = {}", "tracing.backends: input should be a valid list"),
-        ("[tracing]\nbackends = ['plain', 3]", "tracing.backends.1: input should be a valid string"),
-        ("[delivery]\nexit_timeout_s = inf", "delivery.exit_timeout_s: input should be a finite number"),
-        ("[delivery]\ninterval_s = 0", "delivery.interval_s: input should be greater than 0"),
+        ("[tracing]\nstrict = 'perhaps'", "tracing.strict: must be true or false"),
+        ("[tracing]\nsample_rate = []", "tracing.sample_rate: must be a number"),
+        ("[tracing]\nsample_rate = 1.5", "tracing.sample_rate: must be at most 1"),
+        ("[tracing]\nsample_rate = nan", "tracing.sample_rate: must be at most 1"),
+        ("[tracing]\nmax_text_chars = 0", "tracing.max_text_chars: must be at least 1"),
+        ("[tracing]\ncapture = 'some'", "tracing.capture: must be 'full' or 'metadata'"),
+        ("[tracing]\nbackends = {}", "tracing.backends: must be a list"),
+        ("[tracing]\nbackends = ['plain', 3]", "tracing.backends.1: must be a text"),
+        ("[delivery]\nexit_timeout_s = inf", "delivery.exit_timeout_s: must be a finite number"),
+        ("[delivery]\ninterval_s = 0", "delivery.interval_s: must be more than 0"),
         ("tracing = 'plain'", "tracing: must be a table"),
+        ("project = 1", "project: unknown section (known: backends, delivery, extractors, redact, tracing)"),
+        ("[trace]\nservice='x'", "trace: unknown section (did you mean 'tracing'?)"),
+        ("sample_rate = 0.5", "sample_rate: belongs into [tracing]"),
+        ("enabled = false", "enabled: belongs into [tracing] or [redact]"),
+        ("[tracing]\nspool = 'x'", "tracing.spool: belongs into [delivery]"),
+        ("backends = ['plain']",
+         "backends: the list belongs into [tracing]; [backends.NAME] has the options of one"),
+        ("extractors = 'plain'",
+         "extractors: the list belongs into [tracing]; [extractors.NAME] has the options of one"),
+        ("[tool.spanhook.tracing]\nservice = 'x'",
+         "tool: sections have no tool.spanhook before them in this file: [tracing], not [tool.spanhook.tracing]"),
         ("[backends]\nplain = 1", "backends.plain: must be a table"),
         ("[tracing]\nservice = '${NOT_SET}'",
          "tracing.service: the environment variable NOT_SET is not set (set it, or write ${NOT_SET:-default})"),
@@ -115,19 +127,22 @@ def test_a_file_that_is_no_toml(problems_of, data, problem):
          "backends.plan: no backend of this name is installed (did you mean 'plain'?)"),
         ("[tracing]\nbackends = ['plain']\n[backends.plain]\nx = 1",
          "backends.plain.x: backend plain takes no options"),
-        ("[tracing]\nbackends = ['keyed']", "backends.keyed.api_key: required, but not set"),
+        ("[tracing]\nbackends = ['keyed']",
+         "backends.keyed.api_key: required (here, or SPANHOOK_BACKENDS__KEYED__API_KEY)"),
         ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nprt=1",
          "backends.keyed.prt: unknown option (did you mean 'port'?)"),
         ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nport='x'",
-         "backends.keyed.port: input should be a valid integer, unable to parse string as an integer"),
+         "backends.keyed.port: must be a whole number"),
         ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nport=0",
-         "backends.keyed.port: input should be greater than or equal to 1"),
+         "backends.keyed.port: must be at least 1"),
         ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nnames=['a', 1]",
-         "backends.keyed.names.1: input should be a valid string"),
+         "backends.keyed.names.1: must be a text"),
         ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nmode='secretive'",
-         "backends.keyed.mode: value error, no mode …"),
+         "backends.keyed.mode: no mode secretive"),
         ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='sk-secret'\nport=13",
-         "backends.keyed: backend keyed: RuntimeError: can't reach port 13 with … (odd_plugins.py:44)"),
+         "backends.keyed: backend keyed: RuntimeError: can't reach port 13 with … (odd_plugins.py:45)"),
+        ("[tracing]\nbackends = ['keyed']\n[backends.keyed]\napi_key='k'\nmode='bad'",
+         "backends.keyed.mode: Not a good one"),
         ("[tracing]\nbackends = ['loose']\n[backends.loose]\nlevl=1",
          "backends.loose.levl: unknown option (did you mean 'level'?)"),
     ],
@@ -142,7 +157,8 @@ def test_a_class_that_asks_for_something_else(problems_of):
     (problem,) = problems_of({"tracing": {"backends": ["greedy"]}})
     assert problem == (
         "configure(): tracing.backends.0: backend 'greedy' (entry point greedy = odd_plugins:Greedy, "
-        "distribution odd-plugins 1.0): Greedy asks for options, client; it may ask for tracing"
+        "distribution odd-plugins 1.0): Greedy asks for options, client; "
+        "it may ask for tracing, and for options if it has a class Options"
     )
 
 
@@ -168,18 +184,41 @@ def test_a_plugin_may_report_problems_of_its_own(problems_of):
 @pytest.mark.parametrize(
     ("variables", "problem"),
     [
-        ({"SPANHOOK_TRACNG__STRICT": "1"}, f"SPANHOOK_TRACNG__STRICT: unknown variable (known: {SECTIONS})"),
-        ({"SPANHOOK_TRACING_STRICT": "1"}, f"SPANHOOK_TRACING_STRICT: unknown variable (known: {SECTIONS})"),
+        ({"SPANHOOK_ZZZ": "1"}, f"SPANHOOK_ZZZ: unknown variable (known: {SECTIONS})"),
+        ({"SPANHOOK_TRACNG__STRICT": "1"},
+         "SPANHOOK_TRACNG__STRICT: unknown variable (did you mean SPANHOOK_TRACING__STRICT?)"),
+        ({"SPANHOOK_BACKEND__KEYED__PORT": "1"},
+         "SPANHOOK_BACKEND__KEYED__PORT: unknown variable (did you mean SPANHOOK_BACKENDS__KEYED__PORT?)"),
+        ({"SPANHOOK_TRACING_SAMPLE_RATE": "1"},
+         f"SPANHOOK_TRACING_SAMPLE_RATE: unknown variable (did you mean SPANHOOK_TRACING__SAMPLE_RATE{UNDERSCORES}?)"),
+        ({"SPANHOOK_SAMPLE_RATE": "1"},
+         f"SPANHOOK_SAMPLE_RATE: unknown variable (did you mean SPANHOOK_TRACING__SAMPLE_RATE{UNDERSCORES}?)"),
+        ({"SPANHOOK_BACKENDS_KEYED_PORT": "1"},
+         "SPANHOOK_BACKENDS_KEYED_PORT: unknown variable "
+         f"(did you mean SPANHOOK_BACKENDS__NAME__OPTION{UNDERSCORES}?)"),
+        ({"SPANHOOK_CONFIG_FILE": "x"},
+         "SPANHOOK_CONFIG_FILE: unknown variable (did you mean SPANHOOK_CONFIG?)"),
+        ({"SPANHOOK_TRACING__SPOOL": "x"},
+         "SPANHOOK_TRACING__SPOOL: unknown option (did you mean SPANHOOK_DELIVERY__SPOOL?)"),
+        ({"SPANHOOK_BACKENDS__PLAN__X": "1"},
+         "SPANHOOK_BACKENDS__PLAN__X: no backend of this name is installed (did you mean 'plain'?)"),
+        ({"SPANHOOK_TRACING__SAMPLE_RATE__X": "1"}, "SPANHOOK_TRACING__SAMPLE_RATE__X: must be a number"),
+        ({"SPANHOOK_TRACING": '{"sample_rat": 1}'}, "SPANHOOK_TRACING: unknown option (did you mean 'sample_rate'?)"),
+        ({"spanhook_tracing__strict": "perhaps"}, "spanhook_tracing__strict: must be true or false"),
+        ({"SPANHOOK_BACKENDS": '["plain"]'},
+         "SPANHOOK_BACKENDS: the list belongs into [tracing]; [backends.NAME] has the options of one"),
         ({"SPANHOOK_TRACING__STRCT": "1"}, "SPANHOOK_TRACING__STRCT: unknown option (did you mean 'strict'?)"),
         ({"SPANHOOK_TRACING__SAMPLE_RATE": "often"},
-         "SPANHOOK_TRACING__SAMPLE_RATE: input should be a valid number, unable to parse string as a number"),
+         "SPANHOOK_TRACING__SAMPLE_RATE: must be a number"),
         ({"SPANHOOK_TRACING__BACKENDS": "plain,plan"},
          "SPANHOOK_TRACING__BACKENDS: no backend named 'plan' is installed (did you mean 'plain'?)"),
         ({"SPANHOOK_TRACING__BACKENDS": " , "},
          "SPANHOOK_TRACING__BACKENDS: name at least one backend, or set enabled = false"),
         ({"SPANHOOK_TRACING__BACKENDS": "keyed", "SPANHOOK_BACKENDS__KEYED__PRT": "1"},
          "SPANHOOK_BACKENDS__KEYED__PRT: unknown option (did you mean 'port'?)"),
-        ({"SPANHOOK_BACKENDS__PLAIN": "x"}, "SPANHOOK_BACKENDS__PLAIN: must be a table"),
+        ({"SPANHOOK_BACKENDS__PLAIN": "x"},
+         "SPANHOOK_BACKENDS__PLAIN: must be a table "
+         "(as JSON, or with a variable SPANHOOK_BACKENDS__PLAIN__… for each value)"),
         ({"SPANHOOK_TRACING": "{sk-secret"},
          "SPANHOOK_TRACING: not valid JSON; better give each option a variable of its own"),
     ],
@@ -196,11 +235,44 @@ def test_a_wrong_dict_is_not_blamed_on_the_environment(problems_of, monkeypatch)
     """Code is stronger than the environment, so its value is the wrong one."""
     monkeypatch.setenv("SPANHOOK_TRACING__SAMPLE_RATE", "0.5")
     monkeypatch.setenv("SPANHOOK_TRACING__BACKENDS", "plain")
-    assert problems_of({"tracing": {"sample_rate": 2}}) == [
-        "configure(): tracing.sample_rate: input should be less than or equal to 1"
-    ]
+    assert problems_of({"tracing": {"sample_rate": 2}}) == ["configure(): tracing.sample_rate: must be at most 1"]
     assert problems_of({"tracing": {"backends": ["plan"]}}) == [
         "configure(): tracing.backends.0: no backend named 'plan' is installed (did you mean 'plain'?)"
+    ]
+
+
+def test_what_is_required_and_not_there(problems_of, monkeypatch):
+    """Where it can be given: no file is blamed where there is none, and an empty variable is not one that is set."""
+    monkeypatch.setenv("SPANHOOK_TRACING__BACKENDS", "keyed")
+    assert problems_of() == ["backends.keyed.api_key: required (in tracing.toml, or SPANHOOK_BACKENDS__KEYED__API_KEY)"]
+
+
+def test_a_section_that_two_have_a_part_of_is_the_files(problems_of, monkeypatch):
+    """What is wrong with it as a whole is told of the file: the variable may only have brought the key."""
+    monkeypatch.setenv("SPANHOOK_BACKENDS__KEYED__API_KEY", "k")
+    (problem,) = problems_of(write("[tracing]\nbackends = ['keyed']\n[backends.keyed]\nport = 13"))
+    assert problem.startswith("tracing.toml: backends.keyed: backend keyed: RuntimeError")
+    monkeypatch.setenv("SPANHOOK_BACKENDS__KEYED__PORT", "13")
+    (problem,) = problems_of(write("[tracing]\nbackends = ['keyed']"))
+    assert problem.startswith("SPANHOOK_BACKENDS__KEYED__API_KEY: backend keyed: RuntimeError")
+
+
+def test_a_plugin_whose_section_has_problems_is_not_created(problems_of):
+    """It would be created with something else in the place of what is missing, and complain of that too."""
+    found = problems_of(write("[tracing]\nbackends=['keyed']\n[backends.keyed]\nport=13\napi_key='${NOT_SET}'\n"))
+    assert len(found) == 1
+    assert "the environment variable NOT_SET is not set" in found[0]
+    found = problems_of(write("[tracing]\nbackends=['keyed']\n[backends.keyed]\nprt=13\napi_key='${NOT_SET}'\n"))
+    assert [line.split(": ")[1] for line in found] == ["backends.keyed.api_key", "backends.keyed.prt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [(5, "a int"), ("", "an empty one"), (" ", "an empty one"), (None, "a NoneType")]
+)
+def test_the_name_of_a_plugin_in_code(problems_of, name, what):
+    """It has to be one that messages and counts can show."""
+    assert problems_of({"tracing": {"backends": ["plain"]}}, plugins={name: Memory()}) == [
+        f"configure(plugins=…): a plugin's name must be a text, not {what}"
     ]
 
 

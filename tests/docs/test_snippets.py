@@ -215,7 +215,7 @@ def test_the_configurations_of_a_page_are_valid(page, monkeypatch, tmp_path):
         loaded = config_files.read(None if block.title == "pyproject.toml" else file)
         file.unlink()
         assert not loaded.problems
-        assert loaded.origin != "defaults"
+        assert loaded.places.origin != "defaults"
         for kind in ("backends", "extractors"):
             for name, options in getattr(loaded.settings, kind).items():
                 if (model := _options_of(kind, name)) is not None:

@@ -34,7 +34,7 @@ def check(file: Path | None) -> None:
         raise SystemExit(1) from None
     loading.close(plugins)
     tracing = config.settings.tracing
-    source = "no file found: the defaults" if config.origin == "defaults" else config.origin
+    source = "no file found: the defaults" if config.places.origin == "defaults" else config.places.origin
     out.print(Text.assemble(("✓ ", "green"), printable(source)))
     lines = {
         "traced": {"all": "every DSPy call", "wrapped": "programs given to tracer.wrap"}[tracing.instrument],

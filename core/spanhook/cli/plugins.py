@@ -36,7 +36,7 @@ def plugins(as_json: bool, verbose: bool) -> None:
     for kind in KINDS:
         for name in chosen[kind]:
             if not any(row["name"] == name and row["group"] == group_of(kind) for row in rows):
-                err.print(Text(f"{config.where('tracing', f'{kind}s')}: {name!r} is not installed", style="red"))
+                err.print(Text(f"{config.places.of('tracing', f'{kind}s')}: {name!r} is not installed", style="red"))
 
 
 def _show(rows: list[dict[str, Any]], verbose: bool) -> None:

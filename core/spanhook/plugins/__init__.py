@@ -1,1 +1,3 @@
-"""Plugins: `discovery` finds what is installed, `registration` checks an object, `loading` does both as configured."""
+"""Plugins: `discovery` finds what is installed, `creation` makes one with its options, `registration` checks an object,
+`loading` does it all as configured.
+"""

@@ -45,6 +45,13 @@ class Installed:
         needed = self.entry_point.extras or ([self.name] if named_alike else [])
         return f'pip install "{self.distribution}[{",".join(needed)}]"' if needed else None
 
+    def remedy(self, error: BaseException | None) -> str | None:
+        """The command that is likely to help when the import raises this: not where its own package is missing."""
+        if not isinstance(error, ImportError):
+            return None
+        missing, own = (name.partition(".")[0] for name in (error.name or "", self.entry_point.module))
+        return None if missing == own else self.install_command
+
     def load(self) -> Any:
         """Import the entry point's target.
 
@@ -54,8 +61,8 @@ class Installed:
         target, error = attempt(self.entry_point.load)
         if error is None:
             return target
-        is_missing = isinstance(error, ImportError) and self.install_command
-        advice = f"; to install what it needs: {self.install_command}" if is_missing else ""
+        remedy = self.remedy(error)
+        advice = f"; to install what it needs: {remedy}" if remedy else ""
         raise PluginError(
             f"{self.kind} {self.name!r} can't be loaded ({self.source}): {describe(error)}{advice}"
         ) from error
