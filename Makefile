@@ -14,11 +14,15 @@ help:
 	@echo "make demo    trace a DSPy program that calls a real small model"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, architecture"
+	@echo "make format  put the code into shape"
 	@echo "make e2e     send traces of a real model to real receivers, and ask them back"
 	@echo "make soak    ten minutes at full speed while servers fail"
 	@echo "make matrix  run the tests over the corners of Python and DSPy"
 	@echo "make bench   measure what tracing costs, ours and others', and write it into the documentation"
 	@echo "make docs    build the documentation into site/"
+	@echo "make picture make the picture of the README, from a real trace"
+	@echo "make model   fetch the model of the demo"
+	@echo "make clean   remove what all of these have made, the environments too"
 
 # uv resolves in seconds what pip alone can take minutes for.
 $(UV):

@@ -271,3 +271,11 @@ def test_every_block_is_of_a_kind_that_is_checked():
         ]
         assert len(fences) == 2 * len(_blocks(page)), f"{_name(page)}: a fence without a language, or left open"
         assert {b.language for b in _blocks(page)} <= {"python", "toml", "text", "bash", "json"}, _name(page)
+
+
+def test_make_says_what_it_can_make():
+    """`make help`, and `make` alone, have a line for every target."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: (.+)$", makefile, re.M)
+    assert targets
+    assert set(re.findall(r'@echo "make (\w+) ', makefile)) == {*targets[1].split()} - {"help"}
