@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,89 @@ def test_check_tells_every_problem_and_fails(elsewhere: Path) -> None:
     assert "nowhere.toml: no such file" in missing.output
 
 
+def test_check_says_all_that_matters(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates as they are, what is kept, redacted and spooled, and which variables are stronger than the file."""
+    (elsewhere / "tracing.toml").write_text(
+        '[tracing]\nsample_rate = 0.001\nkeep = ["error", "slow:5s"]\ncompile = "off"\n'
+        '[redact]\nfields = ["iban"]\n[delivery]\nspool = "spool"\n'
+    )
+    monkeypatch.setenv("SPANHOOK_TRACING__SERVICE", "x")
+    monkeypatch.setenv("SPANHOOK_DELIVERY__QUEUE_SPANS", "7")
+    output = run("check").output
+    for line in (
+        "sample     0.1% of traces, and those kept by error, slow:5s",
+        "compile    off: nothing of an optimizer's run",
+        "redact     the secrets that are known; patterns of yours: 0, fields: 1",
+        "spool      spool",
+        "variables  SPANHOOK_DELIVERY__QUEUE_SPANS, SPANHOOK_TRACING__SERVICE",
+    ):
+        assert f"  {line}\n" in output
+    monkeypatch.setenv("SPANHOOK_TRACING__SAMPLE_RATE", "0.999")
+    monkeypatch.setenv("SPANHOOK_REDACT__ENABLED", "false")
+    monkeypatch.setenv("SPANHOOK_DELIVERY__SPOOL", "")
+    output = run("check").output
+    for line in ("99.9% of traces", "nothing: secrets in texts go out as they are", "none: what is not delivered yet"):
+        assert line in output
+
+
+def test_check_and_configure_agree_about_a_spool(elsewhere: Path) -> None:
+    """A directory that can't be written is found by both."""
+    (elsewhere / "taken").write_text("a file")
+    (elsewhere / "tracing.toml").write_text('[delivery]\nspool = "taken/spool"\n')
+    with pytest.raises(spanhook.ConfigError) as caught:
+        spanhook.configure()
+    (problem,) = caught.value.problems
+    assert problem.startswith("tracing.toml: delivery.spool: taken/spool can't be written: ")
+    result = run("check")
+    assert (result.exit_code, problem in result.output) == (1, True)
+
+
+def test_check_and_configure_agree_about_what_is_off(elsewhere: Path) -> None:
+    """With enabled = false no plugin is looked at, by either of them."""
+    (elsewhere / "tracing.toml").write_text('[tracing]\nenabled = false\nbackends = ["nope"]\n')
+    spanhook.configure().shutdown()
+    result = run("check")
+    assert (result.exit_code, "nothing: enabled = false" in result.output) == (0, True)
+
+
+def test_check_shows_what_a_plugin_warns_of(elsewhere: Path) -> None:
+    """Raindrop without its key is right, and sends nothing: that is in the output, once."""
+    pytest.importorskip("raindrop")
+    (elsewhere / "tracing.toml").write_text('[tracing]\nbackends = ["raindrop"]\n')
+    result = run("check")
+    assert result.exit_code == 0
+    assert "  warning    backend raindrop: no api_key: nothing is sent to Raindrop." in result.stdout
+    assert result.output.count("no api_key") == 1
+
+
+@pytest.mark.parametrize("command", [["check"], ["plugins"], ["check", "nöpe→.toml"]])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_stream_that_has_not_every_character(elsewhere: Path, command: list[str], encoding: str) -> None:
+    """What it can't take is escaped or left to plainer marks: a file that is right has exit status 0 all the same."""
+    (elsewhere / "tracing.toml").write_text('[tracing]\nextractors = ["history"]\nkeep = ["error"]\n', "utf-8")
+    result = CliRunner(charset=encoding).invoke(main, command)
+    assert not isinstance(result.exception, UnicodeError)
+    assert result.exit_code == (1 if len(command) > 1 else 0)
+    assert r"\u2192.toml: no such file" in result.stderr if len(command) > 1 else "* " in result.stdout
+
+
+def test_a_locale_that_has_not_every_character(elsewhere: Path) -> None:
+    """As a user runs it where no locale is set, in a pipe."""
+    (elsewhere / "tracing.toml").write_text('[redact]\nfields = ["ñ→"]\n', "utf-8")
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
+    program = [sys.executable, "-c", "from spanhook.cli import main; main(['check'])"]
+    done = subprocess.run(program, env={**os.environ, **locale}, capture_output=True, check=False)
+    assert (done.returncode, done.stdout[:14]) == (0, b"* tracing.toml"), done.stderr
+
+
+def test_help_shows_whole_sentences() -> None:
+    """Of each command."""
+    result = CliRunner().invoke(main, ["--help"], terminal_width=80)
+    commands = result.output.partition("Commands:\n")[2].splitlines()
+    assert len(commands) == 3
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands)
+
+
 def test_plugins_lists_what_is_installed(elsewhere: Path) -> None:
     """Every plugin with its group, distribution and version, whether it is chosen and loads; as JSON too."""
     rows = {(row["group"], row["name"]): row for row in json.loads(run("plugins", "--json").output)}
@@ -83,20 +167,41 @@ def test_plugins_lists_what_is_installed(elsewhere: Path) -> None:
     assert rows["spanhook.extractors", "finish_reason"]["selected"] is True
 
 
-def test_plugins_says_why_one_cannot_be_loaded(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plugin whose import fails: listed, with the reason and what to install."""
-    info = elsewhere / "site" / "acme_traces-1.0.dist-info"
+@pytest.fixture
+def acme(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A distribution with the backend `acme`, whose module is not there, and an extra of that name."""
+    site = elsewhere / "site"
+    info = site / "acme_traces-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-traces\nVersion: 1.0\nProvides-Extra: acme\n")
-    (info / "entry_points.txt").write_text("[spanhook.backends]\nacme = acme_traces:Backend\n")
-    (elsewhere / "site" / "acme_traces.py").write_text("import acme_traces_missing")
-    monkeypatch.syspath_prepend(str(elsewhere / "site"))
+    (info / "entry_points.txt").write_text("[spanhook.backends]\nacme = acme_traces_plugin.backend:Backend\n")
+    monkeypatch.syspath_prepend(str(site))
+    return site
+
+
+def test_plugins_says_why_one_cannot_be_loaded(acme: Path) -> None:
+    """A plugin whose import fails: listed, with the reason and what to install."""
+    (acme / "acme_traces_plugin").mkdir()
+    (acme / "acme_traces_plugin" / "backend.py").write_text("import acme_sdk_missing")
     (row,) = [row for row in json.loads(run("plugins", "--json").output) if row["name"] == "acme"]
     assert (row["distribution"], row["version"], row["selected"]) == ("acme-traces", "1.0", False)
-    assert "No module named 'acme_traces_missing'" in row["error"]
-    assert 'pip install "acme-traces[acme]"' in row["error"]
-    assert 'needs pip install "acme-traces[acme]"' in run("plugins").output
-    assert "acme_traces_missing" in run("plugins", "--verbose").output
+    assert "No module named 'acme_sdk_missing'" in row["error"]
+    assert 'to install what it needs: pip install "acme-traces[acme]"' in row["error"]
+    output = run("plugins").output
+    assert 'to install: pip install "acme-traces[acme]"\n' in output
+    assert not [line for line in output.splitlines() if line.endswith(" ")]
+    assert "acme_sdk_missing" in run("plugins", "--verbose").output
+
+
+@pytest.mark.parametrize("has_package", [True, False])
+def test_an_extra_is_no_help_where_the_plugin_itself_is_missing(acme: Path, has_package: bool) -> None:
+    """An entry point that leads nowhere is its author's mistake."""
+    if has_package:
+        (acme / "acme_traces_plugin").mkdir()
+    (row,) = [row for row in json.loads(run("plugins", "--json").output) if row["name"] == "acme"]
+    assert "No module named 'acme_traces_plugin" in row["error"]
+    assert "pip install" not in row["error"]
+    assert row["install"] is None
 
 
 def test_plugins_survives_a_wrong_configuration(elsewhere: Path) -> None:

@@ -24,7 +24,7 @@ CONFIG = {
 }
 
 
-@click.command()
+@click.command(short_help="Trace a small program: no key, no network.")
 @click.option("--scripted", is_flag=True, help="Let a scripted LM answer, even where the small model is installed.")
 def demo(scripted: bool) -> None:
     """Trace a DSPy program that calls a small real model on this machine: no key, no network."""

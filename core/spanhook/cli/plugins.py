@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.text import Text
 
 from spanhook import config_files
+from spanhook.cli.streams import tick
 from spanhook.errors import PluginError
 from spanhook.plugins.discovery import KINDS, Installed, group_of, installed
 from spanhook.printable import printable
 
 
-@click.command()
+@click.command(short_help="List what is installed: extractors and backends.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a list for people.")
 @click.option("--verbose", "-v", is_flag=True, help="The whole reason why one can't be loaded.")
 def plugins(as_json: bool, verbose: bool) -> None:
@@ -41,20 +42,22 @@ def plugins(as_json: bool, verbose: bool) -> None:
 
 def _show(rows: list[dict[str, Any]], verbose: bool) -> None:
     out = Console(highlight=False, soft_wrap=True)
+    mark = tick(out)
     width = max((len(row["name"]) for row in rows), default=0)
     source = max((len(f"{row['distribution']} {row['version']}") for row in rows), default=0)
     for kind in KINDS:
         out.print(Text(group_of(kind), style="bold"))
         for row in (row for row in rows if row["group"] == group_of(kind)):
-            line = Text("  ✓ " if row["selected"] else "    ", style="green")
+            line = Text(f"  {mark} " if row["selected"] else "    ", style="green")
             line.append(f"{printable(row['name']):<{width}}  ", "default")
             line.append(printable(f"{row['distribution']} {row['version']}").ljust(source), "dim")
             if row["error"] and row["install"] and not verbose:
-                line.append(f"  needs {row['install']}", "yellow")
+                line.append(f"  to install: {row['install']}", "yellow")
             elif row["error"]:
                 line.append(f"  {printable(row['error'])}", "red")
+            line.rstrip()
             out.print(line)
-    out.print(Text("✓ chosen by the configuration here", style="dim"))
+    out.print(Text(f"{mark} chosen by the configuration here", style="dim"))
 
 
 def _row(plugin: Installed, selected: bool) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def _row(plugin: Installed, selected: bool) -> dict[str, Any]:
         plugin.load()
     except PluginError as problem:
         error = str(problem)
-        install = plugin.install_command if isinstance(problem.__cause__, ImportError) else None
+        install = plugin.remedy(problem.__cause__)
     return {
         "name": plugin.name,
         "group": group_of(plugin.kind),
