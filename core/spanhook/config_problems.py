@@ -27,7 +27,6 @@ _WORDS = {
     **dict.fromkeys(LISTS, "must be a list"),
     **dict.fromkeys(TABLES, "must be a table"),
     "string_type": "must be a text",
-    "too_short": "must not be empty",
     "finite_number": "must be a finite number",
 }
 
@@ -123,6 +122,8 @@ def _said(item: Any) -> str:
     kind, context = item["type"], item.get("ctx", {})
     if kind in _WORDS:
         return _WORDS[kind]
+    if kind in ("too_short", "string_too_short") and context.get("min_length") == 1:
+        return "must not be empty"
     for name, words in {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}.items():
         if name in context and kind.startswith(("greater_than", "less_than")):
             return f"must be {words} {str(context[name]).removesuffix('.0')}"
