@@ -16,11 +16,12 @@ def asked(inputs: Any) -> Any:
     request = _request(inputs)
     if request is None:
         return inputs
-    made: dict[str, Any] = {name: value for name, value in inputs.items() if name not in ("prompt", "request")}
     system = request.get("system")
-    made["messages"] = [{"role": "system", "content": _content(system)}] if system else []
+    messages: list[Mapping[str, Any]] = [{"role": "system", "content": _content(system)}] if system else []
     for message in request["messages"]:
-        made["messages"] += _messages(message)
+        messages += _messages(message)
+    made = {name: value for name, value in inputs.items() if name not in ("prompt", "request")}
+    made["messages"] = messages
     if isinstance(tools := request.get("tools"), list) and tools:
         made["tools"] = [_tool(tool) for tool in tools]
     return made

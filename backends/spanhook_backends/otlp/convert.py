@@ -167,14 +167,16 @@ def _int(value: Any) -> int | None:
     """A whole number as conventions that have a type for it want it; None if it is none."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    return value if is_int and -(1 << 63) <= value < 1 << 63 else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if -(1 << 63) <= value < 1 << 63 else None
 
 
 def _float(value: Any) -> float | None:
     """A number, likewise."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) <= sys.float_info.max else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) <= sys.float_info.max else None
 
 
 def traits_of(traits: Mapping[str, Any]) -> Attributes:

@@ -23,8 +23,6 @@ from spanhook_backends.otlp.convert import PREFIX, value_of
 
 MAX_REMEMBERED = 10_000  # interactions whose trace a signal finds when its event id does not tell it
 
-LATEST_NS = (1 << 64) - 1  # OTLP's times are of 64 bits: from 1970 to 2554
-
 _SCORES = {"POSITIVE": 1.0, "NEGATIVE": 0.0}
 
 
@@ -70,16 +68,15 @@ def as_readable(signal: Signal, place: Place, names: Names, resource: Resource) 
             made.update(dict.fromkeys(names.of(fact), value))
     told = repr([getattr(signal, field.name) for field in fields(signal)])
     span_id = hashlib.sha256(told.encode()).hexdigest()[:16]
-    time_ns = min(max(1, signal.time_ns), LATEST_NS)
     return ReadableSpan(
         name=f"signal {signal.name}",
         context=context_of(place.trace_id, span_id),
         parent=None if place.root_id is None else context_of(place.trace_id, place.root_id),
         resource=resource,
         attributes=made,
-        events=[Event(SIGNAL_EVENT, result, time_ns)],
-        start_time=time_ns,
-        end_time=time_ns,
+        events=[Event(SIGNAL_EVENT, result, signal.time_ns)],
+        start_time=signal.time_ns,
+        end_time=signal.time_ns,
         instrumentation_scope=SCOPE,
     )
 
