@@ -4,35 +4,81 @@ from __future__ import annotations
 
 import functools
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from spanhook import budgets, compilations, dspy_compat
 from spanhook.active import OpenSpan
 from spanhook.budgets import Ledger, OverBudget
 from spanhook.dspy_source import DSPySource
-from spanhook.guard import Guard
 from spanhook.ids import new_span_id, new_trace_id, uuid_of
-from spanhook.recorder import Recorder
+from spanhook.processes import Lock
+from spanhook.rejections import Rejections
 from spanhook.span import Kind, Span, Usage
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_entering = Lock()
+_refused: ContextVar[tuple[_Scope[Any], ...]] = ContextVar("spanhook_refused", default=())  # blocks that run here
 
 
-class _Scope:
-    """What both have in common: start a span, make it the innermost here, end it with the block."""
+class _Scope(ABC, Generic[T]):
+    """What both have in common: start a span, make it the innermost here, end it with the block.
 
-    def __init__(self, recorder: Recorder, source: DSPySource, guard: Guard) -> None:
-        self._recorder = recorder
+    One block at a time: a second one, inside of the first or beside it in another task or thread, is no span of its
+    own, and its end ends nothing.
+    """
+
+    what: ClassVar[str]  # it is, for messages
+
+    def __init__(self, source: DSPySource, rejections: Rejections) -> None:
         self._source = source
-        self._guard = guard
+        self._rejections = rejections
+        self._is_entered = False
         self._opened: OpenSpan | None = None
 
+    @abstractmethod
+    def __enter__(self) -> T: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self not in (refused := _refused.get()):
+            self._leave(error)
+            return
+        others = list(refused)
+        others.remove(self)
+        _refused.set(tuple(others))
+
+    async def __aenter__(self) -> T:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    @abstractmethod
+    def _leave(self, error: BaseException | None) -> None: ...
+
     def _start(self, open_span: Callable[[OpenSpan | None], OpenSpan]) -> Span | None:
+        with _entering.here:
+            was_entered, self._is_entered = self._is_entered, True
+        refused = _refused.get()
+        if was_entered:
+            wrong = ValueError(f"this {self.what} is open already; make one for each block")
+            self._rejections.reject(self.what, wrong)
+            _refused.set((*refused, self))
+            return None
+        if self in refused:  # a block around this one, or in what started this task, that no longer matters
+            _refused.set(tuple(scope for scope in refused if scope is not self))
         if self._source.is_closed:
             return None
-        with self._guard("tracer: start of a span"):
+        with self._source.guard("tracer: start of a span"):
             opened = open_span(self._source.innermost())
             opened.activate(self._source.setting, dspy_compat.active_call_id())
             self._opened = opened
@@ -41,45 +87,45 @@ class _Scope:
 
     def _stop(self, outputs: Any, exception: BaseException | None, *, inputs: Any = None) -> None:
         opened, self._opened = self._opened, None
+        self._is_entered = False
         if opened is not None:
             self._source.count_own(opened, -1)
-            with self._guard("tracer: end of a span"):
-                self._recorder.end(opened, outputs, exception, inputs=inputs)
+            with self._source.guard("tracer: end of a span"):
+                self._source.recorder.end(opened, outputs, exception, inputs=inputs)
 
 
-class SpanScope(_Scope):
-    """`tracer.span(…)`: a context manager, to be entered once, and a decorator."""
+class SpanScope(_Scope[Span]):
+    """`tracer.span(…)`: a context manager, for one block at a time, and a decorator."""
+
+    what = "span"
 
     def __init__(
-        self, recorder: Recorder, source: DSPySource, guard: Guard, name: str, kind: Kind, inputs: Mapping[str, Any]
+        self, source: DSPySource, rejections: Rejections, name: str, kind: Kind, inputs: Mapping[str, Any]
     ) -> None:
-        super().__init__(recorder, source, guard)
+        super().__init__(source, rejections)
         self._name = name
         self._kind: Kind = kind
         self._inputs = inputs
-        self._outputs: Any = None
 
     def __enter__(self) -> Span:
         around = self._source.innermost() if self._kind == "lm" else None
         if around is not None and not self._source.is_closed:
             budgets.check(around.trace.ledgers)
         span = self._start(self._open)
-        self._span = span if span is not None else _detached(self._kind, self._name)
-        return self._span
+        return span if span is not None else _detached(self._kind, self._name)
+
+    def _leave(self, error: BaseException | None) -> None:
+        self._stop(self._opened.span.outputs if self._opened is not None else None, error)
 
     def _open(self, parent: OpenSpan | None) -> OpenSpan:
+        recorder = self._source.recorder
         if self._kind != "compile":
-            return self._recorder.start(self._kind, self._name, None, self._inputs, parent)
-        mode = self._recorder.compile_mode
-        trace = compilations.trace_for(mode, parent, self._recorder.traces.begin)
-        opened = self._recorder.start(self._kind, self._name, None, self._inputs, parent, trace)
+            return recorder.start(self._kind, self._name, None, self._inputs, parent)
+        mode = recorder.compile_mode
+        trace = compilations.trace_for(mode, parent, recorder.traces.begin)
+        opened = recorder.start(self._kind, self._name, None, self._inputs, parent, trace)
         compilations.mark(mode, opened)
         return opened
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stop(self._span.outputs, error)
 
     def __call__(self, function: F) -> F:
         """Trace every call of `function`."""
@@ -87,13 +133,11 @@ class SpanScope(_Scope):
 
         def scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SpanScope:
             inputs: Mapping[str, Any] = kwargs
-            with self._guard("tracer: arguments of a decorated function"):
+            with self._source.guard("tracer: arguments of a decorated function"):
                 inputs = {
                     k: v for k, v in signature.bind(*args, **kwargs).arguments.items() if k not in ("self", "cls")
                 }
-            return SpanScope(
-                self._recorder, self._source, self._guard, self._name, self._kind, {**self._inputs, **inputs}
-            )
+            return SpanScope(self._source, self._rejections, self._name, self._kind, {**self._inputs, **inputs})
 
         if inspect.iscoroutinefunction(function):
 
@@ -118,7 +162,7 @@ class SpanScope(_Scope):
         return cast("F", traced)
 
 
-class Interaction(_Scope):
+class Interaction(_Scope["Interaction"]):
     """`with tracer.interaction(…) as interaction`: the root span of what a user did once.
 
     `event_id` names it in every backend: pass it to `track_signal`, also long after the block. Its input is that of
@@ -127,11 +171,12 @@ class Interaction(_Scope):
     joins that trace.
     """
 
+    what = "interaction"
+
     def __init__(
         self,
-        recorder: Recorder,
         source: DSPySource,
-        guard: Guard,
+        rejections: Rejections,
         *,
         user_id: str | None,
         convo_id: str | None,
@@ -141,8 +186,8 @@ class Interaction(_Scope):
         budget_usd: float | None,
         over_budget: OverBudget,
     ) -> None:
-        super().__init__(recorder, source, guard)
-        outer = source.innermost()
+        super().__init__(source, rejections)
+        recorder, outer = source.recorder, source.innermost()
         if outer is None:
             self._trace = recorder.traces.begin(event_id, user_id, convo_id)
         else:
@@ -189,12 +234,11 @@ class Interaction(_Scope):
         return self._ledger.cost_usd
 
     def __enter__(self) -> Interaction:
-        self._ledger.span = self._start(self._open)
+        if (span := self._start(self._open)) is not None:
+            self._ledger.span = span
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         exceeded = budgets.exceeded(error, self._ledger)
         self._stop(self.outputs, exceeded or error, inputs=self.inputs)
         if exceeded is not None:
@@ -206,7 +250,8 @@ class Interaction(_Scope):
         attributes = {f"properties.{name}": value for name, value in self._properties.items()}
         if self._ledger.budget_usd is not None:
             attributes["budget_usd"] = self._ledger.budget_usd
-        return self._recorder.start("interaction", self._name, None, {}, parent, self._trace, attributes=attributes)
+        start = self._source.recorder.start
+        return start("interaction", self._name, None, {}, parent, self._trace, attributes=attributes)
 
 
 def _detached(kind: Kind, name: str) -> Span:

@@ -95,9 +95,8 @@ class Tracer:
                 event_id = make()
         stops_right = self._rejections.accepts("interaction", checks.check_over_budget, over_budget, budget_usd)
         return Interaction(
-            self._recorder,
             self._source,
-            self._guard,
+            self._rejections,
             user_id=self._right(user_id, checks.check_id, "user_id"),
             convo_id=self._right(convo_id, checks.check_id, "convo_id"),
             event=self._right(event, checks.check_id, "event"),
@@ -126,7 +125,7 @@ class Tracer:
             name = "span"
         if not self._rejections.accepts("span", checks.check_one_of, kind, KINDS, "kind"):
             kind = "custom"
-        return SpanScope(self._recorder, self._source, self._guard, name, kind, inputs)
+        return SpanScope(self._source, self._rejections, name, kind, inputs)
 
     def wrap(self, program: M) -> M:
         """Trace this DSPy module with all that it calls, by its own callbacks; wrapping twice is a no-op.
