@@ -42,7 +42,7 @@ def configure(
     loaded, chosen = prepare(config, plugins)
     tracer = Tracer(loaded.settings, chosen)
     try:
-        replaced = tracer.install()
+        replaced = install(tracer)
     except InstallError:
         loading.close(chosen)
         raise
@@ -78,3 +78,15 @@ def prepare(
         shown = f"{loaded.places.of('delivery', 'spool')}: {printable(str(folder))} {problem}"
         loaded = replace(loaded, problems=[*loaded.problems, shown])
     return loaded, loading.load(loaded, plugins)
+
+
+def install(tracer: Tracer) -> list[Tracer]:
+    """Have DSPy call this tracer, and begin with what is left in the spool.
+
+    Returns the tracers that it replaces: one for all calls takes the place of another, one for wrapped programs lives
+    beside it.
+
+    Raises:
+        InstallError: DSPy refuses a callback in this thread or task.
+    """
+    return tracer._install()  # noqa: SLF001 - no method for those who hold a tracer: it is done when they get it

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from spanhook import config_files, dspy_compat
+from spanhook.configuring import install
 from spanhook.current import running_sources
 from spanhook.errors import InstallError
 from spanhook.plugins import loading
@@ -35,7 +36,7 @@ def capture_spans(tracer: Tracer | None = None) -> Iterator[list[Span]]:
     own = Tracer(config.settings, loading.load(config, kinds=("extractor",)))
     overrides = dspy_compat.Overrides(callbacks=[*dspy_compat.callbacks(), own.callback])
     with suppress(InstallError):  # for threads of the program's own; where DSPy refuses, only this context is seen
-        own.install()
+        install(own)
     try:
         with own.listen(spans.append):
             yield spans

@@ -276,15 +276,8 @@ class Tracer:
         """What was given for an interaction, if it can be that; None where it was rejected, or not given."""
         return value if value is not None and self._rejections.accepts("interaction", check, value, *more) else None
 
-    def install(self) -> list[Tracer]:
-        """Have DSPy call this tracer, and begin with what is left in the spool; `configure` has done it.
-
-        Returns the tracers that it replaces: one for all calls takes the place of another, one for wrapped programs
-        lives beside it.
-
-        Raises:
-            InstallError: DSPy refuses a callback in this thread or task.
-        """
+    def _install(self) -> list[Tracer]:
+        """See `configuring.install`."""
         tracing = self.settings.tracing
         replaced: list[Installation] = []
         if tracing.instrument == "all" or not tracing.enabled:
