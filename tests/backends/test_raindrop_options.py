@@ -77,7 +77,7 @@ def test_without_a_key_nothing_is_sent(
         ({"app_git": {"comit_sha": "x"}}, "backends.raindrop.app_git.comit_sha: unknown option"),
         ({"tools": "search"}, "backends.raindrop.tools"),
         ({"user_id": ""}, "backends.raindrop.user_id"),
-        ({"client": "x"}, "backends.raindrop.client: value error, only from code: a raindrop.Raindrop"),
+        ({"client": "x"}, "backends.raindrop.client: only from code: a raindrop.Raindrop"),
         ({"api_kei": "x"}, "backends.raindrop.api_kei: unknown option (did you mean 'api_key'?)"),
         ({"tracing_enabled": "perhaps"}, "backends.raindrop.tracing_enabled"),
     ],
