@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spanhook import checks, dspy_compat
 from spanhook.active import OpenSpan
 from spanhook.budgets import OverBudget
+from spanhook.delivery import timeouts
 from spanhook.delivery.items import TRACE_FULL, Dropped, Item
 from spanhook.delivery.keeping import Keeping
 from spanhook.delivery.pipeline import Pipeline
-from spanhook.delivery.stats import Stats
+from spanhook.delivery.stats import Stats, lost_line
 from spanhook.delivery.trace_limit import TraceLimit
 from spanhook.dspy_source import DSPySource
 from spanhook.finishing import Finisher
@@ -47,7 +48,9 @@ class Tracer:
         self._guard = Guard()
         self._rejections = Rejections(self._guard, strict=settings.tracing.strict)
         self._lock = Lock()
-        self._closed = False
+        self._closed = self._has_told = False
+        self._telling = Lock()
+        self._open_spans = 0
         backends = [plugin for plugin in plugins if plugin.kind == "backend"]
         redact = [(f"{p.label}: redact", p.hooks["redact"]) for p in plugins if "redact" in p.hooks]
         self._finish = Finisher(settings.tracing.max_text_chars, self._guard, settings.redact, redact)
@@ -201,37 +204,46 @@ class Tracer:
 
         True only if all of it was delivered: nothing failed, was dropped, or is still waiting.
         """
+        timeout_s = timeouts.seconds("flush", timeout, self._guard)
         self._installation.check()
         self._guard.call("flush: calls that are over", self._source.settle)
-        return bool(self._guard.call("flush", self._pipeline.flush, timeout))
+        return bool(self._guard.call("flush", self._pipeline.flush, timeout_s))
 
     def shutdown(self, timeout: float = 5.0) -> bool:
         """Flush, stop the threads, remove the callback from DSPy; says in one log line what was lost and why.
 
-        Takes at most `timeout` seconds, which are used where a backend can't deliver now. A second call is a no-op.
-        Runs by itself when the interpreter exits; then a backend that can't deliver now is asked once, so that a
-        process whose receiver is down ends quickly.
+        Takes at most `timeout` seconds, which are used where a backend can't deliver now. A second call waits for what
+        the first has begun, and has its result. Runs by itself when the interpreter exits; then a backend that can't
+        deliver now is asked once, so that a process whose receiver is down ends quickly.
         """
-        return self._shut_down(timeout, patient=True)
+        return self._shut_down(timeouts.seconds("shutdown", timeout, self._guard), patient=True)
 
-    def _shut_down(self, timeout: float, *, patient: bool) -> bool:
+    def _shut_down(self, timeout_s: float, *, patient: bool) -> bool:
         with self._lock.here:
-            if self._closed:
-                return True
-            self._closed = True
+            is_first, self._closed = not self._closed, True
+        if not is_first:
+            return self._close(timeout_s, patient=patient)
+        try:
+            self._guard.call("shutdown: calls that are over", self._source.settle)
+            self._open_spans = self._source.close()
+            self._installation.remove()
+            delivered = self._close(timeout_s, patient=patient)
+        finally:  # Ctrl-C, too
+            self._tell_lost()
         atexit.unregister(self._at_exit)
-        self._guard.call("shutdown: calls that are over", self._source.settle)
-        open_spans = self._source.close()
-        self._installation.remove()
-        delivered = bool(
-            self._guard.call("shutdown", lambda: self._pipeline.flush(timeout, closing=True, patient=patient))
-        )
-        lost = [f"backend {name}: {what}" for name, stats in self.stats().backends.items() if (what := stats.lost())]
-        if open_spans:
-            lost.append(f"{open_spans} spans that were still running")
-        if lost:
-            warn("not delivered: %s", "; ".join(lost))
         return delivered
+
+    def _close(self, timeout_s: float, *, patient: bool) -> bool:
+        return bool(self._guard.call("shutdown", lambda: self._pipeline.close(timeout_s, patient=patient)))
+
+    def _tell_lost(self) -> None:
+        """Say once what was not delivered."""
+        with self._telling.here:  # the exit waits until it is said
+            if self._has_told:
+                return
+            self._has_told = True
+            if lost := lost_line(self._pipeline.stats(), self._open_spans):
+                warn("not delivered: %s", lost)
 
     def stats(self) -> Stats:
         """What became of everything so far."""
@@ -288,3 +300,4 @@ class Tracer:
 
     def _at_exit(self) -> None:
         self._shut_down(self.settings.delivery.exit_timeout_s, patient=False)
+        self._tell_lost()  # what a shutdown on another thread has not come to

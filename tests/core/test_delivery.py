@@ -285,7 +285,7 @@ def test_every_flush_that_waited_for_a_failed_batch_is_told():
     for thread in waiting:
         thread.start()
     assert gate.reached.wait(WAIT_S)
-    wait_for(lambda: len(tracer._pipeline._workers["a"]._queue) == 3)  # all three wait behind the batch
+    wait_for(lambda: len(tracer._pipeline._workers["a"]._queue._items) == 3)  # all three wait behind the batch
     gate.open()
     for thread in waiting:
         thread.join(WAIT_S)

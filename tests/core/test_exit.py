@@ -161,6 +161,20 @@ def test_a_backend_that_hangs_in_shutdown(run, threads_at_exit, span):
     assert (output, errors) == (["emit a"] if span else [], [])
 
 
+def test_a_shutdown_on_a_daemon_thread(run):
+    """The exit waits for it, and says what it has not come to."""
+    script = """
+    tracer = configure(Backend(hang), exit_timeout_s=0.3)
+    one_span("a")
+    threading.Thread(target=tracer.shutdown, args=(60,), daemon=True).start()
+    while not tracer._pipeline._closed:
+        threading.Event().wait(0.001)
+    """
+    output, errors = run(script)
+    assert output == []
+    assert errors[-1] == "not delivered: backend it: 1 not sent in time"
+
+
 def test_spans_of_exit_handlers(run):
     """Of those that run before the tracer's own all is delivered; later ones find it shut down, and nothing breaks."""
     script = """

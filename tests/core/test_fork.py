@@ -94,9 +94,7 @@ def held(lock: Any) -> Iterator[None]:
 LOCKS: dict[str, Callable[[Tracer], Any]] = {
     "of the counts of errors": lambda tracer: tracer._guard._lock.here,
     "of a backend's counts": lambda tracer: tracer._pipeline._workers["a"]._lock,
-    "of the start of threads": lambda tracer: tracer._pipeline._starting,
-    "of the intake's event": lambda tracer: tracer._pipeline._wakeup._cond,
-    "of a backend's event": lambda tracer: tracer._pipeline._workers["a"]._wakeup._cond,
+    "of the start of threads": lambda tracer: tracer._pipeline._lock.here,
 }
 
 

@@ -59,6 +59,11 @@ def test_what_still_runs_at_shutdown_is_told(caplog: pytest.LogCaptureFixture) -
         assert caplog.messages == []
         assert tracer.shutdown()
         assert caplog.messages == ["not delivered: 2 spans that were still running"]
+    caplog.clear()
+    last = tracer_of(Memory())
+    with last.span("open"):
+        last.shutdown()
+        assert caplog.messages == ["not delivered: 1 span that was still running"]
 
 
 def test_a_context_that_outlives_its_interaction_adds_nothing_to_it() -> None:

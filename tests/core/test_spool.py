@@ -7,9 +7,7 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,10 +15,11 @@ from hypothesis import strategies as st
 
 import spanhook
 from doubles import WAIT_S, Gate, Memory, messages, one_span, tracer_of, wait_for
-from spanhook import BackendStats, RetryLater, Signal, Span, SpanError, Tracer, Usage
+from spanhook import BackendStats, Signal, Span, SpanError, Usage
 from spanhook.delivery import codec, items, outage, spool
 from spanhook.delivery.items import Identity
 from spanhook.delivery.spool_file import SpoolFile
+from spools import Switched, counts, files, leave, rows, spans, spooling
 
 
 @pytest.fixture(autouse=True)
@@ -33,56 +32,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "spool"
-
-
-class Switched(Memory):
-    """A backend that can be reached while `is_up` is set."""
-
-    def __init__(self, *, is_up: bool = False) -> None:
-        super().__init__(self._check)
-        self.is_up = threading.Event()
-        if is_up:
-            self.is_up.set()
-
-    def _check(self, _: Sequence[Span]) -> None:
-        if not self.is_up.is_set():
-            raise RetryLater("down")
-
-
-def spooling(folder: Path, *backends: Any, **delivery: Any) -> Tracer:
-    delivery = {"interval_s": 0.001, "spool": str(folder), **delivery}
-    return tracer_of(*backends, delivery=delivery)
-
-
-def spans(tracer: Tracer, *names: str, **inputs: Any) -> None:
-    for name in names:
-        with tracer.span(name, **inputs):
-            pass
-
-
-def leave(tracer: Tracer) -> None:
-    """Shut down while a backend is down: at once when the spool has everything, where it stays."""
-    wait_for(lambda: all(stats.queued == stats.spooled for stats in tracer.stats().backends.values()))
-    assert tracer.shutdown(0.2) is False
-    wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("spanhook-")])
-
-
-def counts(tracer: Tracer, name: str = "a") -> BackendStats:
-    stats = tracer.stats().backends[name]
-    assert stats.accepted == stats.delivered + stats.queued + stats.failed + sum(stats.dropped.values())
-    return stats
-
-
-def files(folder: Path, ending: str = ".db") -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name.endswith(ending))
-
-
-def rows(path: Path) -> list[Any]:
-    database = sqlite3.connect(path)
-    try:
-        return database.execute("SELECT id, body FROM items ORDER BY id").fetchall()
-    finally:
-        database.close()
 
 
 def test_an_outage_longer_than_the_queue_loses_nothing(folder):

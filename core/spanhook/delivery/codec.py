@@ -30,12 +30,15 @@ def encode(item: Item) -> bytes:
     return to_json(data, inf_nan_mode="strings", serialize_unknown=True)
 
 
-def decode(kind: int, body: bytes) -> Item:
-    """What `encode` was given.
+def decode(kind: int, body: object) -> Item | None:
+    """What `encode` was given; None if it is damaged."""
+    try:
+        return _decode(kind, body) if isinstance(body, bytes) else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
-    Raises:
-        ValueError, TypeError, KeyError: it is damaged.
-    """
+
+def _decode(kind: int, body: bytes) -> Item:
     data: dict[str, Any] = from_json(body)
     if kind == IDENTITY:
         return Identity(data["user_id"], data["traits"])

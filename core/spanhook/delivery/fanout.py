@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from spanhook.delivery.items import ALL_KINDS, Barrier, Entry, Item
 from spanhook.delivery.sizes import size_of
-from spanhook.delivery.spool import LOOK_EVERY_S, Spool
-from spanhook.delivery.spool_file import SpoolFile
+from spanhook.delivery.spool import Spool
+from spanhook.delivery.spool_file import Gone, SpoolFile
 from spanhook.delivery.worker import Worker
 from spanhook.guard import Guard
 
@@ -53,7 +53,7 @@ class Fanout:
     @property
     def look_every_s(self) -> float | None:
         """How often somebody has to `look` at least; None if never."""
-        return None if self._spool is None else LOOK_EVERY_S
+        return None if self._spool is None else self._spool.look_again_s
 
     def is_anything_left_behind(self) -> bool:
         """Whether earlier processes have left something in the spool."""
@@ -83,6 +83,8 @@ class Fanout:
     def put_barrier(self, barrier: Barrier) -> None:
         """Queue a mark behind all that came before."""
         self.save()
+        if barrier.closing and self._spool is not None:
+            self._spool.notice_removed()  # what is left is said to be kept
         for worker in self._workers:
             worker.put_barrier(barrier)
 
@@ -92,31 +94,36 @@ class Fanout:
             self._guard.call("spool: its bounds", self._spool.keep_within_bounds, self._forget)
 
     def drop(self, reason: str, number: int = 1, kinds: int = ALL_KINDS) -> None:
-        """Count items that no backend gets, for those that take one of these kinds."""
+        """Count items that no backend gets, for those that take one of these kinds; `say_losses` says so."""
         for worker in self._workers:
             if worker.kinds & kinds:
                 worker.drop(reason, number)
+
+    def say_losses(self) -> None:
+        """Log what was dropped; without `moving`, for which a log handler may wait that asks for the counts."""
+        for worker in self._workers:
+            worker.say_losses()
 
     def wake(self) -> None:
         """Have the workers look at their queues."""
         for worker in self._workers:
             worker.wake()
 
-    def close(self, last: Barrier) -> None:
-        """Let go of the spool when the workers have passed their last mark."""
+    def close(self) -> None:
+        """Let go of the spool when the workers have come to their end: until then they note there what is done."""
         if self._spool is not None:
             for worker in self._workers:
-                worker.join(last.remaining_s())
+                worker.join()
             self._spool.close()
 
     def _queue(self, entries: Sequence[Entry]) -> None:
         for worker in self._workers:
             worker.put(entries)
 
-    def _add_source(self, file: SpoolFile) -> None:
-        for worker in self._workers:
-            worker.add_source(file)
+    def _add_source(self, file: SpoolFile) -> int:
+        """Give the workers what is left in a file; the most that one of them lacks."""
+        return max((worker.add_source(file) for worker in self._workers), default=0)
 
-    def _forget(self, file: SpoolFile, upto: int, reason: str) -> None:
+    def _forget(self, file: SpoolFile, gone: Gone, reason: str) -> None:
         for worker in self._workers:
-            worker.forget(file, upto, reason)
+            worker.forget(file, gone, reason)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from spanhook.delivery.bell import Bell
+from spanhook.delivery.timeouts import seconds_until
 from spanhook.span import Signal, Span, Trait
 
 if TYPE_CHECKING:
@@ -34,32 +36,37 @@ class Barrier:
 
     __slots__ = ("_answers", "_awaited", "_deadline", "_done", "_lock", "closing", "patient", "told")
 
-    def __init__(self, told: Mapping[str, int], timeout_s: float, *, closing: bool, patient: bool = False) -> None:
+    def __init__(self, told: Mapping[str, int], timeout_s: float, *, closing: bool, patient: bool) -> None:
         self.told = told
         self.closing = closing
         self.patient = patient
         self._deadline = time.monotonic() + timeout_s
         self._awaited = len(told)
         self._answers: list[bool] = []
-        self._lock = threading.Lock()
-        self._done = threading.Event()
-        if not told:
-            self._done.set()
+        self._lock = threading.RLock()
+        self._done = Bell()
 
     def remaining_s(self) -> float:
         """Seconds until the caller stops waiting."""
-        return min(max(0.0, self._deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        return seconds_until(self._deadline)
 
-    def answer(self, delivered: bool) -> None:
-        """A worker's word: whether all that it had accepted is delivered."""
+    def answer(self, delivered: bool, workers: int = 1) -> None:
+        """A worker's word, or that of several: whether all that it had accepted is delivered."""
         with self._lock:
-            self._answers.append(delivered)
-            if len(self._answers) == self._awaited:
-                self._done.set()
+            self._answers += [delivered] * workers
+        self._done.ring()
 
-    def wait(self) -> bool:
-        """Wait for the workers until the deadline. True only if each of them answered, and with True."""
-        return self._done.wait(self.remaining_s()) and all(self._answers)
+    def is_answered(self) -> bool:
+        """Whether all workers have reached it."""
+        return len(self._answers) >= self._awaited
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the workers. True only if each of them answered, and with True."""
+        deadline = time.monotonic() + timeout_s
+        while not self.is_answered() and self._done.wait(seconds_until(deadline)):
+            pass
+        self._done.ring()  # others may wait for the same
+        return self.is_answered() and all(self._answers)
 
 
 Item = Span | Identity | Signal
@@ -94,3 +101,8 @@ class Entry:
     bytes: int
     file: SpoolFile | None = None  # that has it, under this id
     id: int = 0
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a later process finds it in the spool."""
+        return self.file is not None and self.file.keeps(self.id)

@@ -15,15 +15,22 @@ open_paths: set[Path] = set()
 
 
 def is_left_behind(path: Path) -> bool:
-    """Whether a file's owner is dead."""
-    fd = lock_of_the_dead(path)
+    """Whether a file's owner is dead. A file that can't be opened has to be looked into, too: that says why."""
+    try:
+        fd = lock_of_the_dead(path)
+    except OSError:
+        return True
     if fd is not None:
         os.close(fd)
     return fd is not None
 
 
 def lock_of_the_dead(path: Path) -> int | None:
-    """The descriptor of a file that nobody owns, locked for us."""
+    """The descriptor of a file that nobody owns, locked for us.
+
+    Raises:
+        OSError: it can't be opened: it is another user's, or none, or this process has too many files open.
+    """
     if fcntl is None or path in open_paths:
         return None
     try:
@@ -42,6 +49,14 @@ def lock(fd: int, path: Path) -> bool:
         return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return is_still(fd, path)
+
+
+def is_still(fd: int, path: Path) -> bool:
+    """Whether a path is that of a file that was opened."""
+    try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except OSError:
         return False

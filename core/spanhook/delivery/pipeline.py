@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from spanhook.delivery.fanout import SPOOL_BATCH, Fanout
-from spanhook.delivery.items import NOT_PREPARED, SPAN, Barrier, Dropped, Item
+from spanhook.delivery.bell import Bell
+from spanhook.delivery.fanout import Fanout
+from spanhook.delivery.handover import Handover
+from spanhook.delivery.items import Barrier, Dropped, Item
 from spanhook.delivery.keeping import Keeping
 from spanhook.delivery.overflow import Overflow
 from spanhook.delivery.stats import BackendStats
+from spanhook.delivery.timeouts import seconds_until
 from spanhook.delivery.worker import Worker, join
 from spanhook.guard import Guard
+from spanhook.processes import Lock
 
 if TYPE_CHECKING:
     from spanhook.config import DeliverySettings
     from spanhook.plugins.registration import Plugin
 
-AT_ONCE = 100  # items that move on together
-WAKE_EVERY = 500  # items, after which the workers may begin with them
 IDLE_ROUNDS = 10  # intervals without an item, before the intake thread lets itself be woken
 
 
@@ -41,17 +43,17 @@ class Pipeline:
         settings: DeliverySettings,
         finish: Callable[[Any], Item | Dropped],
         guard: Guard,
-        keeping: Keeping | None = None,
+        keeping: Keeping | None,
     ) -> None:
         self._workers = {plugin.name: Worker(plugin, settings, guard) for plugin in backends}
         self._limit = settings.queue_spans
         self._few = settings.queue_spans - settings.queue_spans // 4  # that need no care; 0 when it is shut down
         self._interval_s = settings.interval_s
-        self._finish = guard.shielded("delivery: preparing an item", finish)
+        self._finish = finish
         self._keeping = keeping
-        self._keep = None if keeping is None else guard.shielded("delivery: choosing what to keep", keeping.take)
         self._guard = guard
         self._fanout = Fanout(self._workers.values(), settings, guard)
+        self._lock = Lock()  # for whoever starts, flushes or closes
         self._forked = False
         self._closed = False
         self._reset()
@@ -60,11 +62,11 @@ class Pipeline:
     def _reset(self) -> None:
         self._intake: deque[Any] = deque()
         self._overflow = Overflow(self._fanout.drop)
-        self._wakeup = threading.Event()
+        self._handover = Handover(self._intake, self._overflow, self._fanout, self._finish, self._keeping, self._guard)
+        self._wakeup = Bell()
         self._is_awake = False  # whether the intake thread runs, and looks at the queue by itself
-        self._hurry = threading.Event()
-        self._starting = threading.Lock()
-        self._refused: RuntimeError | None = None
+        self._hurry = Bell()
+        self._last: Barrier | None = None  # the one that ends the threads
         self._thread: threading.Thread | None = None
 
     def reset_after_fork(self) -> None:
@@ -77,7 +79,7 @@ class Pipeline:
 
     def open(self) -> None:
         """Start to deliver what earlier processes have left in the spool, if they have."""
-        if self._fanout.is_anything_left_behind():
+        if self._guard.call("spool: looking for what was left", self._fanout.is_anything_left_behind):
             self._start()
 
     def put(self, item: Any) -> bool:
@@ -92,56 +94,70 @@ class Pipeline:
         """The same where there may be no room."""
         if self._closed:
             self._fanout.drop("shut_down")
+            self._fanout.say_losses()
             return False
         if len(self._intake) >= self._limit:
             self._overflow.add()
             return False
         self._intake.append(item)
-        if not self._hurry.is_set():
-            self._hurry.set()  # don't let it fill up while the intake thread waits for a batch to gather
+        self._hurry.ring()  # don't let it fill up while the intake thread waits for a batch to gather
         return self._is_awake or self._wake_up()
 
     def _wake_up(self) -> bool:
         """Have the intake thread look at the queue; False if it can't be started any more."""
-        if self._thread is None:
-            return self._start() or self._give_up()
-        self._is_awake = True
-        self._wakeup.set()
-        return True
+        if self._thread is not None or self._start():
+            self._is_awake = True
+            self._wakeup.ring()
+            return True
+        if not self._closed and threading.main_thread().is_alive():
+            return True  # it waits for an attempt that succeeds
+        self._handover.turn_away("no_thread")
+        return False
 
-    def flush(self, timeout_s: float, *, closing: bool = False, patient: bool = True) -> bool:
+    def flush(self, timeout_s: float) -> bool:
         """Wait until every backend has handled what was accepted before, for at most `timeout_s` seconds.
 
         True only if all of it was delivered. A loss is told to the flushes that were waiting when it was met, or to the
-        next one, and not again. With `closing` the backends are shut down and the threads end;
-        what a backend can't deliver then is offered again until there is no time left, or once if not `patient`.
+        next one, and not again.
         """
-        if self._closed:
-            return self._is_done()
-        # A forked child that traced nothing leaves the backends alone: what they hold is the parent's.
-        closing_backends = closing and not self._forked
-        running = self._thread is not None or (bool(self._intake or closing_backends) and self._start())
-        told = {name: worker.lost_told for name, worker in self._workers.items()}
-        barrier = Barrier(told, timeout_s, closing=closing, patient=patient)
-        self._closed = closing
-        if closing:
-            self._few = 0
-        if not running:
-            if self._intake:
-                self._give_up()
-            if not closing_backends:
+        is_running = self._thread is not None or (bool(self._intake) and self._start())
+        with self._lock.here:  # nobody closes between the look and the mark
+            if self._closed or not is_running:
                 return self._is_done()
+            barrier = self._barrier(timeout_s, closing=False, patient=True)
+            self._intake.append(barrier)
+        self._ring()
+        return barrier.wait(timeout_s)
+
+    def close(self, timeout_s: float, *, patient: bool) -> bool:
+        """Flush, shut the backends down and end the threads; later calls wait for what the first has begun.
+
+        What a backend can't deliver then is offered again until there is no time left, or once if not `patient`.
+        """
+        deadline = time.monotonic() + timeout_s
+        has_work = self._thread is not None or bool(self._intake)
+        is_running = (has_work or not self._forked) and self._start()
+        with self._lock.here:
+            is_first, self._closed, self._few = not self._closed, True, 0
+            # A forked child that traced nothing leaves the backends alone: what they hold is the parent's.
+            if is_first and (is_running or not self._forked):
+                self._last = self._barrier(timeout_s, closing=True, patient=patient)
+                if is_running:
+                    self._intake.append(self._last)
+            last = self._last
+        if is_first and not is_running:
+            self._handover.turn_away("no_thread")
+        if last is None:
+            return self._is_done()
+        if is_first and not is_running:
             for worker in self._workers.values():
-                worker.close_here(barrier)
-            return barrier.wait()
-        self._intake.append(barrier)
-        self._hurry.set()
-        self._wakeup.set()
-        delivered = barrier.wait()
-        if closing:
-            for worker in self._workers.values():
-                worker.join(barrier.remaining_s())
-            join(self._thread, barrier.remaining_s())
+                worker.close_here(last)
+        last.patient = last.patient and patient
+        self._ring()
+        delivered = last.wait(timeout_s)
+        for worker in self._workers.values():
+            worker.join(seconds_until(deadline))
+        join(self._thread, seconds_until(deadline))
         return delivered
 
     def stats(self) -> Mapping[str, BackendStats]:
@@ -154,42 +170,37 @@ class Pipeline:
             for name, stats in counted.items()
         }
 
+    def _barrier(self, timeout_s: float, *, closing: bool, patient: bool) -> Barrier:
+        told = {name: worker.lost_told for name, worker in self._workers.items()}
+        return Barrier(told, timeout_s, closing=closing, patient=patient)
+
+    def _ring(self) -> None:
+        """Have the intake thread look at the queue at once."""
+        self._hurry.ring()
+        self._wakeup.ring()
+
     def _is_done(self) -> bool:
         return not self._intake and all(worker.is_done() for worker in self._workers.values())
 
     def _start(self) -> bool:
-        """Start the threads, all at once; False if that is not possible any more.
+        """Start the threads that don't run; False if that is not possible now.
 
-        Python 3.12 lets nobody start one while the interpreter exits.
+        The system may have none to give, and Python 3.12 lets nobody start one while the interpreter exits.
         """
-        if not self._starting.acquire(blocking=False):
-            return True  # on their way: on another thread, or further up on this one
-        try:
-            if self._thread is None and self._refused is None and not self._closed:
-                for worker in self._workers.values():
-                    worker.start()
-                thread = threading.Thread(target=self._run, name="spanhook-intake", daemon=True)
-                thread.start()
-                self._thread = thread
-        except RuntimeError as error:
-            self._refused = error
-        finally:
-            self._starting.release()
+        problem = None
+        with self._lock.here:
+            try:
+                if self._thread is None and not self._closed:
+                    for worker in self._workers.values():
+                        worker.start()
+                    # Noted before it starts: a signal handler may raise from the middle of it, or come here again.
+                    self._thread = threading.Thread(target=self._run, name="spanhook-intake", daemon=True)
+                    self._thread.start()
+            except RuntimeError as error:
+                self._thread, problem = None, error
+        if problem is not None and self._intake:
+            self._guard.report("delivery: start of its threads", problem)
         return self._thread is not None
-
-    def _give_up(self) -> bool:
-        """Drop what came in, as nothing can deliver it."""
-        if self._refused is not None:
-            self._guard.report("delivery: start of its threads", self._refused)
-        with suppress(IndexError):  # another thread may be at it too
-            while True:
-                item = self._intake.popleft()
-                if isinstance(item, Barrier):
-                    for _ in self._workers:
-                        item.answer(False)
-                else:
-                    self._fanout.drop("no_thread")
-        return False
 
     def _run(self) -> None:
         self._is_awake = True
@@ -200,10 +211,12 @@ class Pipeline:
             if idle_rounds >= IDLE_ROUNDS:
                 self._sleep()
             self._hurry.wait(self._interval_s)  # let a batch gather, unless someone waits for it
-            self._hurry.clear()  # before the queue is emptied: who comes later hurries us again
             idle_rounds = 0 if self._intake else idle_rounds + 1
-            last = self._pass_on()
-        self._fanout.close(last)
+            with self._guard("delivery: handing items on", everything=True):
+                last = self._handover.pass_on()
+        self._handover.turn_away("shut_down")
+        self._fanout.close()
+        self._handover.turn_away("shut_down")
 
     def _sleep(self) -> None:
         """Wait for the next item, when there was none for a while. Only then its thread has to wake this one.
@@ -215,75 +228,6 @@ class Pipeline:
         if not self._intake:  # who came before that does not wake us
             self._wakeup.wait(self._fanout.look_every_s)
         self._is_awake = True
-
-    def _pass_on(self) -> Barrier | None:
-        """Hand what is there now over to the workers; the closing barrier if there was one among it.
-
-        What comes meanwhile is for the next time: a program may be faster than this thread, and no worker waits for it.
-        """
-        last: Barrier | None = None
-        self._tell_overflow()
-        left, handed_over = len(self._intake), 0
-        while left:
-            barrier = self._intake[0]
-            if isinstance(barrier, Barrier):
-                left -= 1
-                last = barrier if barrier.closing else last
-                self._pass_barrier(barrier)
-                continue
-            items = self._next(min(left, AT_ONCE))
-            left, handed_over = left - len(items), handed_over + len(items)
-            self._hand_over(items if self._keep is None else self._chosen(self._keep, items), taken=len(items))
-            if handed_over >= WAKE_EVERY:
-                self._fanout.wake()
-                handed_over = 0
-        self._fanout.save()
-        self._fanout.keep_within_bounds()
-        self._fanout.wake()
-        return last
-
-    def _next(self, most: int) -> list[Any]:
-        """The next items in the queue, up to a mark. They stay there."""
-        items: list[Any] = []
-        for place in range(most):  # not by iterating: other threads append meanwhile
-            item = self._intake[place]
-            if isinstance(item, Barrier):
-                break
-            items.append(item)
-        return items
-
-    def _chosen(self, keep: Callable[[Any], Sequence[Item] | None], items: Iterable[Any]) -> list[Any]:
-        """What can go out now that these have come."""
-        ready: list[Any] = []
-        for item in items:
-            chosen = keep(item)
-            ready += (NOT_PREPARED,) if chosen is None else chosen
-        return ready
-
-    def _pass_barrier(self, barrier: Barrier) -> None:
-        if barrier.closing and self._keeping is not None:
-            self._hand_over(self._keeping.close(), taken=0)
-        self._tell_overflow()
-        self._fanout.put_barrier(barrier)
-        self._intake.popleft()
-
-    def _tell_overflow(self) -> None:
-        with self._fanout.moving:
-            self._overflow.tell()
-
-    def _hand_over(self, items: Iterable[Any], *, taken: int) -> None:
-        """Make items fit for every backend, and give them to all; so many are taken out of the queue with that."""
-        finished = [item if item is NOT_PREPARED else self._finish(item) or NOT_PREPARED for item in items]
-        lost = 0 if self._keeping is None else self._keeping.take_lost()
-        with self._fanout.moving:
-            self._fanout.put([item for item in finished if not isinstance(item, Dropped)])
-            for dropped, number in Counter(item for item in finished if isinstance(item, Dropped)).items():
-                self._fanout.drop(dropped.reason, number, dropped.kinds)
-            if lost:
-                self._fanout.drop("keep_full", lost, SPAN)
-            for _ in range(taken):  # only now: until then they count as queued
-                self._intake.popleft()
-        self._fanout.save(SPOOL_BATCH)
 
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()

@@ -12,6 +12,7 @@ from spanhook.span import Span
 
 if TYPE_CHECKING:
     from spanhook.config import DeliverySettings
+    from spanhook.delivery.spool_file import Gone, SpoolFile
 
 
 class Queue:
@@ -33,17 +34,13 @@ class Queue:
         self._batch_bytes = settings.batch_bytes
         self._items: deque[Entry | Barrier] = deque()
 
-    def __len__(self) -> int:
-        """Items and marks."""
-        return len(self._items)
-
     @property
     def left(self) -> int:
         """Items that wait."""
         return self.waiting
 
-    def spooled(self, in_flight: int) -> int:
-        """How many of these, and of those in flight, outlast the process."""
+    def spooled(self, in_flight: Sequence[Entry]) -> int:
+        """How many of these, and of those in flight, outlast the process; under the lock."""
         return 0
 
     def put(self, entry: Entry) -> bool:
@@ -85,6 +82,17 @@ class Queue:
     def fill(self) -> bool:
         """Whether there is something to take."""
         return bool(self._items)
+
+    def lacks(self, file: SpoolFile) -> int:
+        """How many items of a file are for this backend."""
+        return 0
+
+    def add_source(self, file: SpoolFile, unread: int) -> None:
+        """Have it deliver what a dead process has left in a file, too; so many items, under the lock."""
+
+    def forget(self, file: SpoolFile, gone: Gone) -> int:
+        """Leave out what was deleted from a file; how many items that are, under the lock."""
+        return 0
 
     def settled(self, batch: Sequence[Entry]) -> None:
         """Note that the backend is done with what was taken out."""

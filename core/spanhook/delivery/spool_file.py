@@ -4,45 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from spanhook.delivery import spool_paths
 from spanhook.delivery.codec import decode, encode
 from spanhook.delivery.items import Entry, Item, kind_of
-from spanhook.delivery.ownership import lock, lock_of_the_dead, open_paths
+from spanhook.delivery.ownership import is_still, lock, lock_of_the_dead, open_paths
 from spanhook.delivery.sizes import size_of
-from spanhook.guard import warn
+from spanhook.delivery.spool_tables import FORMAT, Row, Tables, is_damage
+from spanhook.guard import attempt, warn
 from spanhook.processes import without_forks
 
-SUFFIX = ".db"
-FORMAT = 1
-
-_SCHEMA = f"""
-CREATE TABLE items (id INTEGER PRIMARY KEY, kind INTEGER, time_ns INTEGER, size INTEGER, body BLOB);
-CREATE TABLE progress (backend TEXT PRIMARY KEY, kinds INTEGER, done INTEGER);
-PRAGMA user_version = {FORMAT};
-"""
+Gone = Sequence[tuple[int, int]]
+"""Id and kind of what was deleted."""
 
 
 class SpoolFile:
     """Items in the order of their ids. A backend has settled every item up to `done`; what all have settled is deleted.
 
-    Its owner holds an OS lock on it as long as it lives. Thread-safe. Every method may raise `sqlite3.Error`; after
-    `close` they do nothing.
+    Its owner holds an OS lock on it as long as it lives. Thread-safe. Every method may raise `sqlite3.Error`, and has
+    changed nothing then; when the file is no longer open they do nothing.
+
+    Attributes:
+        bytes: of the items in it.
+        newest: the id of the last item.
+        is_lost: no later process finds it: it was set aside, or removed.
     """
 
     def __init__(self, path: Path, lock_fd: int) -> None:
         self.path = path
         self.bytes = 0
+        self.newest = 0
+        self.is_lost = False
         self._lock = threading.RLock()
         self._lock_fd = lock_fd
-        self._newest = 0
-        self._db: sqlite3.Connection | None = None
+        self._deleted = 0  # the id up to which nothing is in it
+        self._progress: dict[str, tuple[int, int]] = {}  # what the table has, or will have when it can be written
+        self._waiting: set[str] = set()  # backends for which something may be left
+        self._tables: Tables | None = None
         open_paths.add(path)
 
     @classmethod
@@ -50,191 +53,205 @@ class SpoolFile:
         """A new file of this process, readable for its user only.
 
         Args:
-            folder: where.
+            folder: where; it is made if it isn't there.
             backends: by name, the kinds of items that each of them takes.
 
         Raises:
-            OSError, sqlite3.Error: it can't be written.
+            OSError, sqlite3.Error: it can't be written; nothing is left of it.
         """
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
-            path = folder / f"{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+            path = spool_paths.new_path(folder)
             fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
             if lock(fd, path):  # else another process took the file, still empty, for one that nobody owns
                 break
             os.close(fd)
         file = cls(path, fd)
         try:
-            db = file._connect()
-            db.executescript(_SCHEMA)
-            db.executemany("INSERT INTO progress VALUES (?, ?, 0)", backends.items())
-        except sqlite3.Error:
-            file.close()
+            file._tables = Tables(path)
+            file._tables.prepare()
+            file._tables.make(backends.items())
+            file._progress = {backend: (kinds, 0) for backend, kinds in backends.items()}
+        except BaseException:
+            file._let_go(remove=True)
             raise
         return file
 
     @classmethod
     def take_over(cls, path: Path) -> SpoolFile | None:
-        """A file whose owner is dead; None if it is alive.
+        """A file whose owner is dead; None if it is alive. It is not open if there is nothing to be had from it.
 
         Raises:
-            OSError, sqlite3.Error: it can't be read, or is damaged; a damaged one was set aside.
+            OSError, sqlite3.Error: it can't be read now; it stays as it is. A damaged one is set aside.
         """
         if (fd := lock_of_the_dead(path)) is None:
             return None
         file = cls(path, fd)
         try:
-            db = file._connect()
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version not in (0, FORMAT):
-                warn("spool: %s is of another release of Spanhook; it stays as it is", path)
-                file.close()
-                return None
-            if version == 0:  # its owner died before it had written anything
-                file.close(remove=True)
-                return None
-            (file.bytes,) = db.execute("SELECT coalesce(sum(size), 0) FROM items").fetchone()
-            (file._newest,) = db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()
-        except sqlite3.Error as error:
+            file._tables = tables = Tables(path)
+            tables.prepare()
+            version = tables.version()
+            if version == FORMAT:
+                file._progress = tables.progress()
+                file.bytes, file.newest = tables.size(), tables.newest()
+                file._tidy(tables)
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # what SQLite says may have a piece of the file in it
+            if isinstance(error, sqlite3.Error) and not is_damage(error):
+                file._let_go()
+                raise
             file.set_aside(error)
-            return None
+            return file
+        if version != FORMAT:
+            file._let_go(remove=version == 0)  # 0: its owner died before it had written anything
+        if version not in (0, FORMAT):
+            warn("spool: %s is of another release of Spanhook; it stays as it is", path)
         return file
 
     @property
     def is_open(self) -> bool:
         """Whether it can be used."""
-        return self._db is not None
+        return self._tables is not None
 
     @property
-    def newest(self) -> int:
-        """The id of the last item."""
-        return self._newest
+    def progress(self) -> Mapping[str, tuple[int, int]]:
+        """By backend, the kinds of items that it takes and the id up to which it is done."""
+        return self._progress
+
+    def keeps(self, number: int) -> bool:
+        """Whether a later process finds the item with this id."""
+        return not self.is_lost and number > self._deleted
+
+    def is_waiting_for(self, backends: Collection[str]) -> bool:
+        """Whether it may have something left for one of these."""
+        return not self._waiting.isdisjoint(backends)
 
     def append(self, items: Sequence[Item]) -> list[Entry]:
         """Write items, all or none of them; the entries for the backends' queues."""
-        first, now = self._newest + 1, time.time_ns()
-        rows = []
-        for number, item in enumerate(items, first):
+        now = time.time_ns()
+        rows: list[Row] = []
+        for number, item in enumerate(items, self.newest + 1):
             body = encode(item)
             rows.append((number, kind_of(item), now, len(body), body))
-        with self._changing() as db:
-            db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows)
-            self._newest += len(rows)
+        with self._open() as tables:
+            if tables is None:
+                raise sqlite3.ProgrammingError("the file was closed")
+            with tables.changing():
+                tables.add(rows)
+            self._waiting = set(self._progress)
+            self.newest += len(rows)
             self.bytes += sum(row[3] for row in rows)
         return [Entry(item, row[3], self, row[0]) for item, row in zip(items, rows, strict=True)]
 
     def read(self, kinds: int, after: int, upto: int, max_items: int, max_bytes: int) -> tuple[list[Entry], int]:
-        """The next items after an id, and the id up to which that is all of these kinds. Damaged ones are left out."""
+        """The next items after an id, and the id up to which that is all of these kinds.
+
+        Damaged ones are left out, and deleted: they are nobody's any more.
+        """
         entries: list[Entry] = []
-        size = 0
-        with self._alone():
-            if self._db is None:
-                return [], after
-            rows = self._db.execute(
-                "SELECT id, kind, body FROM items WHERE id > ? AND id <= ? AND kind & ? ORDER BY id",
-                (after, upto, kinds),
-            )
-            with contextlib.closing(rows):
+        damaged: list[int] = []
+        size, reached = 0, upto
+        with self._open() as tables:
+            if tables is None:
+                return [], upto
+            with tables.read(kinds, after, upto) as rows:
                 for number, kind, body in rows:
-                    if len(entries) >= max_items or (entries and size + len(body) > max_bytes):
-                        return entries, entries[-1].id
-                    size += len(body)
-                    with contextlib.suppress(ValueError, TypeError, KeyError):
-                        item = decode(kind, body)
-                        entries.append(Entry(item, size_of(item), self, number))
-        return entries, upto
+                    if (item := decode(kind, body)) is None:
+                        damaged.append(number)
+                        continue
+                    entry = Entry(item, size_of(item), self, number)
+                    size += entry.bytes
+                    if entries and (len(entries) >= max_items or size > max_bytes):
+                        reached = entries[-1].id
+                        break
+                    entries.append(entry)
+            if damaged:
+                with contextlib.suppress(sqlite3.Error):  # a later process finds them again, then
+                    self._tidy(tables, damaged=damaged)
+        return entries, reached
 
     def settle(self, backend: str, upto: int) -> None:
-        """Note that a backend is done with everything up to an id; delete what none needs any more."""
-        if not self.is_open:
-            return
-        with self._changing() as db:
-            db.execute("UPDATE progress SET done = max(done, ?) WHERE backend = ?", (upto, backend))
-            self._delete_upto(self._settled_upto(db), db)
+        """Note that a backend is done with everything up to an id; delete what none needs any more.
 
-    def forget(self, upto: int) -> None:
-        """Delete everything up to an id, whoever needs it."""
-        with self._changing() as db:
-            self._delete_upto(upto, db)
+        What can't be written down now is with the next call, or when the file is closed.
+        """
+        with self._open() as tables:
+            kinds, done = self._progress[backend]
+            self._progress[backend] = kinds, max(done, upto)
+            if tables is not None:
+                self._tidy(tables)
 
-    def progress(self) -> dict[str, tuple[int, int]]:
-        """By backend, the kinds of items that it takes and the id up to which it is done."""
-        with self._alone():
-            rows = [] if self._db is None else self._db.execute("SELECT backend, kinds, done FROM progress").fetchall()
-        return {backend: (kinds, done) for backend, kinds, done in rows}
+    def tidy(self) -> None:
+        """Write down how far the backends have got, if that was not possible before."""
+        with self._open() as tables:
+            if tables is not None:
+                self._tidy(tables)
+
+    def forget(self, upto: int, tell: Callable[[Gone], None]) -> None:
+        """Delete everything up to an id, whoever needs it; `tell` of it before anybody reads on."""
+        with self._open() as tables:
+            if tables is None:
+                return
+            gone = tables.kinds_upto(upto)
+            self._tidy(tables, least=upto)
+            tell(gone)
 
     def count(self, kinds: int, after: int, upto: int) -> int:
         """How many items of these kinds there are after an id, up to another."""
-        question = "SELECT count(*) FROM items WHERE id > ? AND id <= ? AND kind & ?"
-        with self._alone():
-            return 0 if self._db is None else int(self._db.execute(question, (after, upto, kinds)).fetchone()[0])
+        with self._open() as tables:
+            return 0 if tables is None else tables.count(kinds, after, upto)
 
     def oldest(self, size: int) -> int:
         """The id up to which the oldest items have `size` bytes together, or all that there are."""
-        with self._alone():
-            if self._db is None:
-                return 0
-            with contextlib.closing(self._db.execute("SELECT id, size FROM items ORDER BY id")) as rows:
-                for number, bytes_of_it in rows:
-                    size -= bytes_of_it
-                    if size <= 0:
-                        return int(number)
-        return self._newest
+        with self._open() as tables:
+            upto = None if tables is None else tables.oldest(size)
+        return self.newest if upto is None else upto
 
     def older_than(self, time_ns: int) -> int:
         """The id up to which items were written before a Unix time; 0 if none was."""
-        with self._alone():
-            if self._db is None:
-                return 0
-            found = self._db.execute("SELECT id FROM items WHERE time_ns >= ? ORDER BY id LIMIT 1", (time_ns,))
-            row = found.fetchone()
-            if row is None:
-                return self._newest
-            return int(row[0]) - 1
+        with self._open() as tables:
+            first = None if tables is None else tables.first_since(time_ns)
+        return self.newest if first is None else first - 1
 
-    def close(self, *, remove: bool = False) -> None:
-        """Let it go. It stays for a later process if there is something in it, unless it is to be removed."""
+    def notice_removal(self) -> bool:
+        """Whether somebody has removed it since this was asked last. What is in it can still be read."""
         with self._alone():
-            db, self._db = self._db, None
-            if self._lock_fd < 0:
-                return
-            try:
-                if db is not None:
-                    upto = self._settled_upto(db)
-                    remove = remove or not db.execute("SELECT count(*) FROM items WHERE id > ?", (upto,)).fetchone()[0]
-                    db.close()
-                if remove:
-                    for path in (self.path, *_beside(self.path)):
-                        path.unlink(missing_ok=True)
-            except (sqlite3.Error, OSError) as error:
-                warn("spool: closing %s: %s", self.path, error)
-            os.close(self._lock_fd)
-            self._lock_fd = -1
-            open_paths.discard(self.path)
+            if self.is_lost or self._lock_fd < 0 or is_still(self._lock_fd, self.path):
+                return False
+            self.is_lost = True
+            return True
+
+    def close(self) -> None:
+        """Let it go. It stays for a later process if there is something in it."""
+        problem, is_empty = None, True
+        with self._open() as tables:
+            if tables is not None:
+                try:
+                    is_empty = not any(self._left(tables).values())  # a full disk lets nobody write that, but read it
+                    if not is_empty:
+                        self._tidy(tables)
+                except sqlite3.Error as error:
+                    problem = error
+            self._let_go(remove=is_empty and problem is None)
+        if problem is not None:
+            warn("spool: closing %s: %s", self.path, problem)
 
     def set_aside(self, error: Exception) -> None:
-        """Give a damaged file another name, and say so."""
+        """Give a damaged file another name, and say so; what SQLite has beside it goes along."""
+        aside = self.path.with_name(f"{self.path.name}.damaged")
         with self._alone():
             if self._lock_fd < 0:
                 return
-            db, self._db = self._db, None
-            if db is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    db.close()
-            aside = self.path.with_name(f"{self.path.name}.damaged")
-            with contextlib.suppress(OSError):
-                for path in _beside(self.path):
-                    path.unlink(missing_ok=True)
-                self.path.rename(aside)
-            warn("spool: %s is damaged (%s); it was set aside as %s", self.path, error, aside.name)
-            self.close()
+            self.is_lost = True
+            # Before it is closed: with that SQLite removes what it can't make sense of.
+            _, problem = attempt(spool_paths.rename, self.path, aside)
+            self._let_go()
+        outcome = f"it was set aside as {aside.name}" if problem is None else f"setting it aside failed: {problem}"
+        warn("spool: %s is damaged (%s); %s", self.path, error, outcome)
 
     def abandon(self) -> None:
         """In a forked child: it is the parent's. Nothing is in the middle of anything: see `without_forks`."""
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)  # or the lock would outlive the parent
-            self._lock_fd = -1
-        open_paths.discard(self.path)
-        self._db = None  # while the parent has it open, SQLite writes nothing when this copy goes
+        self._unlock()  # or the lock would outlive the parent
+        self._tables = None  # while the parent has it open, SQLite writes nothing when this copy goes
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -242,40 +259,41 @@ class SpoolFile:
         with without_forks(), self._lock:
             yield
 
-    def _connect(self) -> sqlite3.Connection:
-        self._db = db = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        return db
-
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[Any]:
-        """One transaction. After `close` it goes nowhere."""
+    def _open(self) -> Iterator[Tables | None]:
         with self._alone():
-            if self._db is None:
-                raise sqlite3.ProgrammingError("the file was closed")
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+            yield self._tables
 
-    def _settled_upto(self, db: sqlite3.Connection) -> int:
-        upto = self._newest
-        for kinds, done in db.execute("SELECT kinds, done FROM progress").fetchall():
-            question = "SELECT id FROM items WHERE id > ? AND kind & ? ORDER BY id LIMIT 1"
-            if (first := db.execute(question, (done, kinds)).fetchone()) is not None:
-                upto = min(upto, first[0] - 1)
-        return upto
-
-    def _delete_upto(self, upto: int, db: sqlite3.Connection) -> None:
-        (freed,) = db.execute("SELECT coalesce(sum(size), 0) FROM items WHERE id <= ?", (upto,)).fetchone()
-        db.execute("DELETE FROM items WHERE id <= ?", (upto,))
+    def _tidy(self, tables: Tables, *, least: int = 0, damaged: Sequence[int] = ()) -> None:
+        """Write the progress; delete what nobody needs, everything up to `least`, and what is damaged."""
+        with tables.changing():
+            tables.note((backend, done) for backend, (_, done) in self._progress.items())
+            freed = sum(map(tables.delete, damaged))
+            left = self._left(tables, least)
+            upto = min((first - 1 for first in left.values() if first is not None), default=self.newest)
+            if upto > self._deleted:
+                freed += tables.delete_upto(upto)
         self.bytes -= freed
+        self._deleted = max(self._deleted, upto)
+        self._waiting = {name for name, first in left.items() if first is not None}
 
+    def _left(self, tables: Tables, after: int = 0) -> dict[str, int | None]:
+        """The first item after an id that each backend lacks."""
+        return {name: tables.first(kinds, max(done, after)) for name, (kinds, done) in self._progress.items()}
 
-def _beside(path: Path) -> tuple[Path, Path]:
-    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+    def _let_go(self, *, remove: bool = False) -> None:
+        if self._lock_fd < 0:
+            return
+        if self._tables is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._tables.close()
+            self._tables = None
+        if remove:
+            spool_paths.remove(self.path)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+        open_paths.discard(self.path)

@@ -6,11 +6,13 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from spanhook.delivery.items import Barrier, Entry
 from spanhook.delivery.queue import Queue
-from spanhook.delivery.spool_file import SpoolFile
+from spanhook.delivery.spool_file import Gone, SpoolFile
+from spanhook.delivery.spool_tables import is_damage
 
 if TYPE_CHECKING:
     from spanhook.config import DeliverySettings
@@ -41,7 +43,7 @@ class SpooledQueue(Queue):
     Args:
         backend: whose.
         kinds: of items, that it takes.
-        lose: called with a reason and a number when something in the spool can't be read.
+        lose: called with a reason and a number, under the lock, when something in the spool can't be read.
     """
 
     is_spooled = True
@@ -53,7 +55,6 @@ class SpooledQueue(Queue):
         self._kinds = kinds
         self._lose = lose
         self._kept = 0
-        self._unsaved = 0  # could not be written: in memory only
         self._is_closing = False
         self._sources: deque[_Source] = deque()  # oldest first; the last one grows
         self._marks: deque[_Mark] = deque()
@@ -63,27 +64,28 @@ class SpooledQueue(Queue):
         """Items that wait, in memory and in the spool."""
         return self.waiting + self.unread + self._kept
 
-    def spooled(self, in_flight: int) -> int:
-        """How many of these, and of those in flight, the spool keeps."""
-        return self.left + in_flight - self._unsaved
+    def spooled(self, in_flight: Sequence[Entry]) -> int:
+        """How many of these, and of those in flight, the spool keeps; under the lock."""
+        in_memory = sum(isinstance(entry, Entry) and entry.is_kept for entry in chain(self._items, in_flight))
+        return in_memory + sum(source.unread for source in self._sources if not source.file.is_lost) + self._kept
 
-    def add_source(self, file: SpoolFile) -> int:
-        """Have it deliver what a dead process has left for this backend, too; how much that is."""
-        kinds, done = file.progress().get(self._backend, (0, 0))
-        unread = file.count(kinds & self._kinds, done, file.newest)
+    def lacks(self, file: SpoolFile) -> int:
+        """How many items of a file are for this backend."""
+        kinds, done = file.progress.get(self._backend, (0, 0))
+        return file.count(kinds & self._kinds, done, file.newest)
+
+    def add_source(self, file: SpoolFile, unread: int) -> None:
+        """Have it deliver what a dead process has left in a file, too; so many items, under the lock."""
         if unread:
-            with self.lock:
-                self._sources.append(_Source(file, done, file.newest, unread))
-                self.unread += unread
-        return unread
+            self._sources.append(_Source(file, file.progress[self._backend][1], file.newest, unread))
+            self.unread += unread
 
     def put(self, entry: Entry) -> bool:
         """Add an item, under the lock: to memory, unless it is full or others wait in the spool."""
-        if entry.file is None:
-            self._unsaved += (has_room := super().put(entry))
-            return has_room
-        if not self._sources and super().put(entry):
-            return True
+        if entry.file is None or not self._sources:
+            has_room = super().put(entry)
+            if has_room or entry.file is None:
+                return has_room
         if not self._sources or self._sources[-1].file is not entry.file:
             self._sources.append(_Source(entry.file, entry.id - 1, entry.id, 0))
         source = self._sources[-1]
@@ -101,23 +103,25 @@ class SpooledQueue(Queue):
                 super().put_barrier(barrier)
 
     def fill(self) -> bool:
-        """Read on when nothing is left in memory. Whether there is something to take."""
+        """Read on when nothing is left in memory. Whether there is something to take.
+
+        Raises:
+            sqlite3.Error: what is in the spool can't be read now.
+        """
         while not self._items and self._sources and not self._is_closing:
             self._read_on()
         return bool(self._items)
 
     def settled(self, batch: Sequence[Entry]) -> None:
         """Note that the backend is done with these. On the backend's thread; may raise `sqlite3.Error`."""
-        self._unsaved -= sum(entry.file is None for entry in batch)
         upto = {entry.file: entry.id for entry in batch if entry.file is not None}
         for file, last in upto.items():
             file.settle(self._backend, last)
 
     def keep(self, batch: Sequence[Entry]) -> int:
         """Leave in the spool what was taken out and not delivered, under the lock; how many that are."""
-        kept = sum(entry.file is not None for entry in batch)
+        kept = sum(entry.is_kept for entry in batch)
         self._kept += kept
-        self._unsaved -= len(batch) - kept
         return kept
 
     def stop_reading(self) -> None:
@@ -127,25 +131,25 @@ class SpooledQueue(Queue):
             self._items.extend(mark.barrier for mark in self._marks)
             self._marks.clear()
 
-    def forget(self, file: SpoolFile, upto: int) -> int:
-        """Leave out what the spool is about to delete; how many items that are."""
-        with self.lock:
-            gone = [e for e in self._items if isinstance(e, Entry) and e.file is file and e.id <= upto]
-            if gone:
-                left = set(map(id, gone))
-                self._items = deque(entry for entry in self._items if id(entry) not in left)
-                self.waiting -= len(gone)
-                self.bytes -= sum(entry.bytes for entry in gone)
-            unread = 0
-            for source in self._sources:
-                if source.file is file and source.read < upto:
-                    last = min(upto, source.upto)
-                    number = file.count(self._kinds, source.read, last)
-                    source.read = last
-                    source.unread -= number
-                    unread += number
-            self.unread -= unread
-            return len(gone) + unread
+    def forget(self, file: SpoolFile, gone: Gone) -> int:
+        """Leave out what was deleted from a file; how many items that are, under the lock."""
+        upto = gone[-1][0] if gone else 0
+        dropped = [e for e in self._items if isinstance(e, Entry) and e.file is file and e.id <= upto]
+        if dropped:
+            left = set(map(id, dropped))
+            self._items = deque(entry for entry in self._items if id(entry) not in left)
+            self.waiting -= len(dropped)
+            self.bytes -= sum(entry.bytes for entry in dropped)
+        unread = 0
+        for source in self._sources:
+            if source.file is file and source.read < upto:
+                last = min(upto, source.upto)
+                number = sum(source.read < id_ <= last and kind & self._kinds != 0 for id_, kind in gone)
+                source.read = last
+                source.unread -= number
+                unread += number
+        self.unread -= unread
+        return len(dropped) + unread
 
     def _read_on(self) -> None:
         with self.lock:
@@ -156,11 +160,11 @@ class SpooledQueue(Queue):
         try:
             entries, reached = source.file.read(self._kinds, after, upto, 2 * self._batch_spans, self._max_bytes)
         except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
             source.file.set_aside(error)
-            entries, reached = [], source.upto
         if not source.file.is_open:
-            reached = source.upto
-        lost = 0
+            entries, reached = [], source.upto
         with self.lock:
             if source.read != after:
                 return  # some of it was deleted meanwhile
@@ -174,7 +178,6 @@ class SpooledQueue(Queue):
                 self._items.append(self._marks.popleft().barrier)
             if reached >= source.upto:
                 self._sources.popleft()
-                lost = source.unread
-                self.unread -= lost
-        if lost:
-            self._lose("spool_damaged", lost)
+                self.unread -= source.unread
+                if source.unread:
+                    self._lose("spool_damaged", source.unread)

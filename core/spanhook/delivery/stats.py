@@ -33,6 +33,14 @@ class BackendStats:
         return ", ".join(parts)
 
 
+def lost_line(backends: Mapping[str, BackendStats], still_running: int) -> str:
+    """What did not arrive, for each backend; empty if nothing was lost. `still_running`: spans that have not ended."""
+    lost = [f"backend {name}: {what}" for name, stats in backends.items() if (what := stats.lost())]
+    if still_running:
+        lost.append(f"{still_running} span{'s that were' if still_running > 1 else ' that was'} still running")
+    return "; ".join(lost)
+
+
 @dataclass(slots=True, frozen=True)
 class Stats:
     """`tracer.stats()`."""

@@ -5,25 +5,26 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from spanhook.delivery.bell import Bell
+from spanhook.delivery.counts import Counts
 from spanhook.delivery.items import ALL_KINDS, HOOKS, Barrier, Entry, Identity, kind_of
 from spanhook.delivery.outage import Outage, Pause
 from spanhook.delivery.queue import Queue
-from spanhook.delivery.spool_file import SpoolFile
+from spanhook.delivery.spool_file import Gone, SpoolFile
 from spanhook.delivery.spooled_queue import SpooledQueue
 from spanhook.delivery.stats import BackendStats
 from spanhook.errors import PartlyFailed, RetryLater
-from spanhook.guard import Guard, warn
+from spanhook.guard import Guard
 from spanhook.span import Span
 
 if TYPE_CHECKING:
     from spanhook.config import DeliverySettings
     from spanhook.plugins.registration import Plugin
 
-WARN_EVERY_S = 60.0
+READ_AGAIN_S = 1.0  # after which what could not be read is tried again
 LAST_PAUSE_S = 1.0  # the longest between attempts while the tracer closes
 CLOSING_S = 0.5  # what is left of its time for the backend's own shutdown
 
@@ -44,20 +45,15 @@ class Worker:
         self._queue = (
             Queue(self._settings)
             if self._settings.spool is None
-            else SpooledQueue(self._settings, self.name, self.kinds, self.lose)
+            else SpooledQueue(self._settings, self.name, self.kinds, self._lose)
         )
         self._lock = self._queue.lock
-        self._in_flight = 0
-        self._wakeup = threading.Event()
-        self._accepted = self._delivered = self._failed = 0
-        self._dropped: Counter[str] = Counter()
-        self._lost = 0
-        self._lost_told = 0  # of these, how many a barrier has told of
-        self._warned_at = -WARN_EVERY_S
-        self._unsaid = 0
+        self._counts = Counts(self._plugin.label, self._lock)
+        self._in_flight: Sequence[Entry] = ()
+        self._wakeup = Bell()
         self._outage = Outage(self._plugin.label)
         self._last: Barrier | None = None  # the one that ends the thread, from when it is queued
-        self._closing = threading.Event()
+        self._closing = Bell()
         self._gave_up = False
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -69,113 +65,115 @@ class Worker:
         """
         if self.kinds != ALL_KINDS:
             entries = [entry for entry in entries if kind_of(entry.item) & self.kinds]
-        if self._closed:
-            self.drop("shut_down", len(entries))
-            return
         with self._lock:
             queued = sum(map(self._queue.put, entries))
-            self._accepted += queued
-        if queued < len(entries):
-            self.drop("queue_full", len(entries) - queued)
+            self._counts.accepted += queued
+            if queued < len(entries):
+                self.drop("queue_full", len(entries) - queued)
 
     def put_barrier(self, barrier: Barrier) -> None:
         """Queue a mark; it takes no room from the items."""
-        if self._closed:
-            barrier.answer(self.is_done())
-            return
         self._queue.put_barrier(barrier)
         if barrier.closing:
             self._last = barrier
-            self._closing.set()
+            self._closing.ring()
 
     def drop(self, reason: str, number: int = 1) -> None:
-        """Count items that found no room."""
+        """Count items that got no further; `say_losses` says so."""
+        self._counts.drop(reason, number, accepted=number)
+
+    def say_losses(self) -> None:
+        """Log what was dropped, at most once a minute; with no lock held that a log handler may wait for."""
+        self._counts.say()
+
+    def add_source(self, file: SpoolFile) -> int:
+        """Deliver what a dead process left in the spool, too; it counts as accepted here. How much that is."""
+        unread = self._queue.lacks(file)
         with self._lock:
-            self._accepted += number
-        self.lose(reason, number)
+            self._queue.add_source(file, unread)
+            self._counts.accepted += unread
+        return unread
 
-    def lose(self, reason: str, number: int) -> None:
-        """Count items that will not be delivered; say so at most once a minute, with the number."""
+    def forget(self, file: SpoolFile, gone: Gone, reason: str) -> None:
+        """Count as dropped what the spool has deleted."""
         with self._lock:
-            self._dropped[reason] += number
-            self._lost += number
-            self._unsaid += number
-            now = time.monotonic()
-            if now - self._warned_at < WARN_EVERY_S:
-                return
-            unsaid, self._unsaid, self._warned_at = self._unsaid, 0, now
-        warn("%s: %d dropped (%s)", self._plugin.label, unsaid, reason.replace("_", " "))
-
-    def add_source(self, file: SpoolFile) -> None:
-        """Deliver what a dead process left in the spool, too; it counts as accepted here."""
-        if isinstance(self._queue, SpooledQueue):
-            unread = self._queue.add_source(file)
-            with self._lock:
-                self._accepted += unread
-
-    def forget(self, file: SpoolFile, upto: int, reason: str) -> None:
-        """Count as dropped what the spool is about to delete."""
-        if isinstance(self._queue, SpooledQueue) and (number := self._queue.forget(file, upto)):
-            self.lose(reason, number)
+            self._lose(reason, self._queue.forget(file, gone))
 
     def start(self) -> None:
-        """Start the thread.
+        """Start the thread, unless there is one.
 
         Raises:
-            RuntimeError: the interpreter is shutting down.
+            RuntimeError: the system has no thread to give, or the interpreter is shutting down.
         """
+        if self._thread is not None:
+            return
+        # Noted before it starts: a signal handler may raise from the middle of it, or come here again.
         self._thread = threading.Thread(target=self._run, name=f"spanhook-{self._plugin.name}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            raise
 
     def wake(self) -> None:
         """Have the thread look at the queue."""
-        self._wakeup.set()
+        self._wakeup.ring()
 
     def close_here(self, barrier: Barrier) -> None:
         """Shut the backend down on the calling thread; only where it never got anything and can't have a thread."""
         self._reach(barrier)
         self.wake()
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for the thread to end after a closing barrier."""
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait for the thread to end after a closing barrier, however long that takes where nothing else is said."""
         join(self._thread, timeout_s)
 
     @property
     def lost_told(self) -> int:
         """How many lost items barriers have told of so far."""
-        return self._lost_told
+        return self._counts.lost_told
 
     def is_done(self) -> bool:
         """Whether nothing is left to do, and nothing was lost that no barrier has told of."""
         with self._lock:
-            return not self._queue.left and not self._in_flight and self._lost == self._lost_told
+            return not self._queue.left and not self._in_flight and self._counts.lost == self._counts.lost_told
 
     def stats(self) -> BackendStats:
         """The counts of this moment."""
         with self._lock:
-            return BackendStats(
-                accepted=self._accepted,
-                delivered=self._delivered,
-                queued=self._queue.left + self._in_flight,
-                spooled=self._queue.spooled(self._in_flight),
-                failed=self._failed,
-                dropped=dict(self._dropped),
-            )
+            return self._counts.stats(self._queue.left + len(self._in_flight), self._queue.spooled(self._in_flight))
+
+    def _lose(self, reason: str, number: int) -> None:
+        if number:
+            self._counts.drop(reason, number)
 
     def _run(self) -> None:
         while not self._closed:
-            self._wakeup.wait()
-            self._wakeup.clear()
-            while not self._closed and self._queue.fill():
-                self._step()
+            self._wakeup.wait(READ_AGAIN_S if self._queue.left else None)
+            # Everything: whatever it is, it must not end this thread alone, unseen.
+            with self._guard(f"{self._plugin.label}: its queue", everything=True):
+                while not self._closed and self._has_next():
+                    self._step()
+            self.say_losses()
 
-    def _step(self) -> None:
+    def _has_next(self) -> bool:
+        """Whether there is something to take from the queue."""
         if self._last is not None and self._queue.is_spooled and not self._last.remaining_s():
             self._give_up()  # a later process has all the time
+        try:
+            return self._queue.fill()
+        except sqlite3.Error as error:
+            self._guard.report(f"spool: reading what waits for {self._plugin.label}", error)
+        if self._last is None:
+            return False  # it may be possible later
+        self._give_up()
+        return self._queue.fill()
+
+    def _step(self) -> None:
         with self._lock:
             taken = self._queue.take()
             if not isinstance(taken, Barrier):
-                self._in_flight = len(taken)
+                self._in_flight = taken
         if isinstance(taken, Barrier):
             self._reach(taken)
         elif taken:
@@ -207,9 +205,8 @@ class Worker:
         with self._lock:
             lost = len(batch) - self._queue.keep(batch)
             if lost:
-                self._dropped["not_reachable"] += lost
-                self._lost += lost
-            self._in_flight = 0
+                self._counts.drop("not_reachable", lost, say=False)  # the shutdown says it
+            self._in_flight = ()
 
     def _give_up(self) -> None:
         """Offer nothing more: the spool keeps it, or it is lost."""
@@ -233,22 +230,20 @@ class Worker:
             self._outage.over()
             failed = 0
         with self._lock:
-            self._failed += failed
-            self._delivered += count - failed
-            self._lost += failed
-            self._in_flight = 0
+            self._counts.settle(count - failed, failed)
+            self._in_flight = ()
         return None
 
     def _settle(self, batch: Sequence[Entry]) -> None:
         try:
             self._queue.settled(batch)
-        except sqlite3.Error as error:  # it may come again, after a restart
+        except sqlite3.Error as error:  # it is noted with the next ones
             self._guard.report(f"spool: noting what {self._plugin.label} has", error)
 
     def _reach(self, barrier: Barrier) -> None:
         with self._lock:
-            delivered = self._lost == barrier.told[self.name] and not (self._gave_up and self._queue.left)
-            self._lost_told = self._lost
+            delivered = self._counts.lost == barrier.told[self.name] and not (self._gave_up and self._queue.left)
+            self._counts.lost_told = self._counts.lost
         hooks = ("flush", "shutdown") if barrier.closing else ("flush",)
         for hook in hooks:
             implementation = self._plugin.hooks.get(hook)
@@ -277,7 +272,7 @@ def _last_pause_s(pause: Pause, last: Barrier, *, was_asked: bool) -> float | No
     return pause_s if last.patient and pause_s + CLOSING_S < last.remaining_s() else None
 
 
-def join(thread: threading.Thread | None, timeout_s: float) -> None:
+def join(thread: threading.Thread | None, timeout_s: float | None) -> None:
     """Wait for a thread to end, unless it is the one that asks or was never there."""
     if thread is not None and thread.is_alive() and thread is not threading.current_thread():
         thread.join(timeout_s)
