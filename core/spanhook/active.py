@@ -67,6 +67,7 @@ class OpenSpan:
     handled: Rare[int] = Rare(0)  # the id() of the exception that was being handled when the call began
     setting: Rare[str] = Rare("")  # of DSPy's, in which this span stands while it is the innermost
     overrides: Rare[dspy_compat.Overrides | None] = Rare(None)
+    is_left: Rare[bool] = Rare(False)  # whether it has ended and still stands in a context, as its innermost span
     inputs_of: Rare[bool | None] = Rare(None)  # of an interaction: whether its inputs are a DSPy call's
     outputs_of: Rare[bool | None] = Rare(None)
     examples: Rare[Examples | None] = Rare(None)  # of an evaluation
@@ -200,7 +201,8 @@ class OpenSpan:
         if self.record is not None:
             self.record.forget()
         self.arguments, self.live_call = NO_ARGUMENTS, None
-        self.instance = self.parent = self.record = self.prompt = self.noted = None
+        self.instance = self.record = self.prompt = self.noted = None
+        self.parent = still_around(self.parent) if self.is_left else None
         self.inputs = self.outputs = self.attributes = self.error = None
         self.below = None
 
@@ -214,17 +216,32 @@ class OpenSpan:
         self.overrides = dspy_compat.Overrides(**{setting: self}, **settings)
 
     def deactivate(self) -> None:
-        """Take that back. Where blocks end in another order than they began, leave no ended span in their place."""
+        """Take that back, or mark the span as left.
+
+        It can't be taken back in another context, as where a generator is closed for its consumer, and must not be
+        while a block that began inside is still open: that one's end takes back both.
+        """
         if self.overrides is None:
             return
-        self.overrides.undo()
-        around: OpenSpan | None = dspy_compat.override(self.setting)
-        if around and around.ended_ns is not None:
-            dspy_compat.drop_override(self.setting)
+        here = dspy_compat.override(self.setting)
+        self.is_left = here is not self
+        while isinstance(here, OpenSpan) and (here is self or here.is_left) and here.overrides is not None:
+            here.is_left = not here.overrides.undo()
+            if here.is_left:
+                return
+            here.overrides = None
+            here = dspy_compat.override(self.setting)
 
 
 def _nothing() -> None:
     return None
+
+
+def still_around(opened: OpenSpan | None) -> OpenSpan | None:
+    """This span, or where its block has ended and could not take it back: what is around it."""
+    while opened is not None and opened.is_left:
+        opened = opened.parent
+    return opened
 
 
 def inner(own: OpenSpan | Attached, called: OpenSpan | None, call_id: str | None) -> OpenSpan | None:

@@ -58,19 +58,21 @@ class Overrides:
         overrides: Any = {**thread_local_overrides.get(), **settings}
         self._token: Token[Any] | None = thread_local_overrides.set(overrides)
 
-    def undo(self) -> None:
-        """Take them back; where the context is no longer this one, they ended with it."""
-        token, self._token = self._token, None
-        if token is not None:
-            take_back(token)
+    def undo(self) -> bool:
+        """Take them back; False where that can't be done, as the context is not the one in which they were made."""
+        if self._token is None or not take_back(self._token):
+            return False
+        self._token = None
+        return True
 
 
-def take_back(token: Token[Any]) -> None:
-    """Undo a change of the overrides; not where this is no longer its context."""
+def take_back(token: Token[Any]) -> bool:
+    """Undo a change of the overrides; False where this is not its context."""
     try:
         thread_local_overrides.reset(token)
     except ValueError:  # a coroutine or generator that was closed from another context
-        return
+        return False
+    return True
 
 
 overrides: Callable[[], Mapping[str, Any]] = thread_local_overrides.get
