@@ -54,6 +54,8 @@ class Beginnings:
     def root(self, opened: OpenSpan) -> None:
         """Make this the first span of its trace, and have it known what share of all traces it stands for."""
         trace, keeping = opened.trace, self._keeping
+        if trace.local_root_bits is not None:  # an interaction that is entered twice: each time is a root of its own
+            opened.trace = trace = trace.again()
         trace.local_root_bits = opened.bits
         if keeping is not None and trace.recorded:
             keeping.begin(opened.span_id, sampled=trace.sampled, rate=trace.sample_rate)

@@ -167,8 +167,8 @@ class Interaction(_Scope["Interaction"]):
 
     `event_id` names it in every backend: pass it to `track_signal`, also long after the block. Its input is that of
     the first DSPy call directly inside, its output that of the last, or those of your own spans where no DSPy call is
-    made, unless you set `inputs` or `outputs` yourself. An interaction inside another one, or inside a traced call,
-    joins that trace.
+    made, unless you set `inputs` or `outputs` yourself. An interaction made inside another one, or in a traced call,
+    joins that trace, wherever it is entered.
     """
 
     what = "interaction"
@@ -188,6 +188,7 @@ class Interaction(_Scope["Interaction"]):
     ) -> None:
         super().__init__(source, rejections)
         recorder, outer = source.recorder, source.innermost()
+        self._outer = outer
         if outer is None:
             self._trace = recorder.traces.begin(event_id, user_id, convo_id)
         else:
@@ -246,7 +247,8 @@ class Interaction(_Scope["Interaction"]):
 
     def _open(self, parent: OpenSpan | None) -> OpenSpan:
         if parent is not None and parent.trace.trace_id != self._trace.trace_id:
-            parent = None  # it was made in one place and entered in another
+            parent = None
+        parent = parent or self._outer  # as it may be made in one place and entered in another, on a thread for example
         attributes = {f"properties.{name}": value for name, value in self._properties.items()}
         if self._ledger.budget_usd is not None:
             attributes["budget_usd"] = self._ledger.budget_usd

@@ -66,6 +66,12 @@ class Trace:
         inner.user_id, inner.convo_id = user_id or self.user_id, convo_id or self.convo_id
         return inner
 
+    def again(self) -> Trace:
+        """The same trace for a second root."""
+        second = copy.copy(self)
+        second.known_local_root_id = None
+        return second
+
     @property
     def trace_id(self) -> str:
         """32 hex digits, a UUIDv7 unless it began elsewhere."""
