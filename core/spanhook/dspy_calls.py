@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 Opener = Callable[["DSPySource", str, Any, Mapping[str, Any], "OpenSpan | None"], "OpenSpan | None"]
 """Starts the span of a call; arguments: who is told of it, DSPy's id of it, the object, its inputs, what is around it.
 
-None leaves the call out. To functions that many calls run, arguments go by position: by name they cost more.
+None: it is the call around it, which DSPy reports once more. To functions that many calls run, arguments go by
+position: by name they cost more.
 """
 
 # What an LM is asked with beside the prompt: of these no value may reach a span.
@@ -113,7 +114,7 @@ def open_format(
 ) -> OpenSpan | None:
     """An adapter writes the prompt."""
     if parent is not None and parent.kind == "adapter_format" and parent.instance is instance:
-        return None  # DSPy reports an adapter's method, and what that inherits, as two calls
+        return None  # an adapter's method, and the inherited one that it calls
     return source.recorder.start("adapter_format", "", instance, inputs, parent, None, None, _describe_adapter)
 
 

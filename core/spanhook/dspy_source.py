@@ -96,7 +96,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         for opened in list(self._open.values()):
             if opened.examples is not None and opened.forks == processes.forks:
                 opened.examples.release("the tracer was shut down before the evaluation ended")
-        running = (opened for opened in list(self._open.values()) if opened.forks == processes.forks)
+        running = {opened for opened in list(self._open.values()) if opened.forks == processes.forks}
         return sum(opened.trace.recorded or opened.is_kept for opened in running) + self._own_running[processes.forks]
 
     def _begin(self, call_id: str, instance: Any, inputs: dict[str, Any], open_span: dspy_calls.Opener) -> None:
@@ -114,6 +114,9 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
             if not TELLS_OF_EXITS:
                 opened.handled = id(sys.exc_info()[1])
             self._open[call_id] = opened
+        elif parent is not None:  # what it calls finds it by this id, which DSPy has made the active one
+            parent.reported_as |= {call_id}
+            self._open[call_id] = parent
 
     def _end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Any call is over, or a module's has made the coroutine that the program is to await."""
@@ -124,7 +127,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
                     return
                 outputs = None  # what it returned nobody has seen
         opened = self._open.pop(call_id, None)
-        if opened is None:
+        if opened is None or (opened.rare is not None and call_id in opened.reported_as):
             return
         if self._closed:
             self.recorder.release(opened)
