@@ -12,6 +12,7 @@ from spanhook_extractors.usage_dicts import member
 class FinishReasonExtractor:
     """The finish reason as the provider words it; the responses API's and DSPy's own in the words of the chat API.
 
+    None where DSPy has lost it: of its own engine's answer to an LM with a `forward` of its own.
     Several completions (`n > 1`) have one where they agree; all of them are in the attribute `finish_reasons`.
     """
 
@@ -43,9 +44,32 @@ def finish_reasons(response: Any) -> Iterable[str]:
             yield "tool_calls" if reason == "tool_call" else reason  # the second is DSPy's own engine's word
             continue
         choices = member(answer, "choices") or ()
+        if choices and _is_converted(answer):
+            continue
         yield from (reason for choice in choices if isinstance(reason := member(choice, "finish_reason"), str))
         if not choices and (reason := _responses_reason(answer)):
             yield reason
+
+
+_CONVERTED = {"model", "choices", "usage", "cache_hit"}
+_CHOICE = {"index", "finish_reason", "message", "logprobs"}
+_MESSAGE = {"content", "tool_calls", "reasoning_content"}
+
+
+def _is_converted(answer: Any) -> bool:
+    """Whether DSPy has put its own engine's answer into chat's shape, for code that calls an LM's `forward`.
+
+    It gives all such answers the reason "stop", whatever the provider said. The shape is all that tells them.
+    """
+    return (
+        _has(answer, _CONVERTED)
+        and all(_has(choice, _CHOICE) and choice["finish_reason"] == "stop" for choice in answer["choices"])
+        and all(_has(choice["message"], _MESSAGE) for choice in answer["choices"])
+    )
+
+
+def _has(value: Any, names: set[str]) -> bool:
+    return isinstance(value, dict) and value.keys() == names
 
 
 def _responses_reason(answer: Any) -> str | None:
