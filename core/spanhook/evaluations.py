@@ -67,9 +67,11 @@ class Examples:
         reference, _ = attempt(lambda: weakref.ref(outputs))  # where the metric raises, DSPy lets go of it
         with self._lock.here:
             if self._closed:
+                if self._program is not None:
+                    span.attributes[UNKNOWN] = "the evaluation had ended"
                 return False
             if len(self._held) >= MAX_HELD:
-                span.attributes[UNKNOWN] = f"more than {MAX_HELD} examples in one evaluation"
+                span.attributes[UNKNOWN] = f"more than {MAX_HELD} calls in one evaluation"
                 return False
             self._held.append(_Held(span, inputs, reference or (lambda: outputs), reference is not None))
         return True
@@ -100,13 +102,17 @@ class Examples:
         for held in self._take():
             key = held.key()
             scores = exact.get(key) or by_prediction.get(key[0]) or []
-            why, error = attempt(lambda held=held, scores=scores: _mark(held.span, scores, content))
-            if error is not None:
-                why = f"its score can't be read: {type(error).__name__}"
+            why: str | None = None
+            if scores:
+                why, error = attempt(lambda held=held, scores=scores: _mark(held.span, scores, content))
+                if error is not None:
+                    why = f"its score can't be read: {type(error).__name__}"
+                if why is not None:
+                    refused.append(why)
+            elif self._program is not None:  # of a function, any module that it or its metric calls may be here
+                why = "its metric raised, or its result is no example's"
             if why is not None:
                 held.span.attributes[UNKNOWN] = why
-                if scores:
-                    refused.append(why)
             self._give(held.span)
         return refused
 
@@ -119,8 +125,6 @@ class Examples:
 
 def _mark(span: Span, scores: Sequence[Any], content: bool) -> str | None:
     """Write the score to the span; returns why not, if it has none."""
-    if not scores:
-        return "its metric raised"
     given = scores[0]
     if any(score is not given and score != given for score in scores):
         return "several examples have this very result"

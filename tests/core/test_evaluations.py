@@ -95,7 +95,7 @@ def test_a_metric_that_raises_gives_no_score(server: LMServer) -> None:
     with dspy.context(lm=server.lm()), capture_spans() as spans:
         evaluate(Answerer(), metric)
     found = {question: span.attributes for question, span in examples(spans).items()}
-    assert found.pop("q2").items() >= {"score_unknown": "its metric raised"}.items()
+    assert found.pop("q2").items() >= {"score_unknown": "its metric raised, or its result is no example's"}.items()
     assert {question: attributes["score"] for question, attributes in found.items()} == {
         "q0": True,
         "q1": False,
@@ -178,8 +178,39 @@ def test_a_program_that_is_a_plain_function(server: LMServer) -> None:
     assert {q: span.attributes["score"] for q, span in examples(spans).items()} == {"q0": 0.0, "q1": 0.1, "q2": 0.2}
     judges = examples(spans, "Predict")
     assert len(judges) == 3
-    assert all("score" not in span.attributes for span in judges.values())
+    assert not any({"score", "score_unknown"} & span.attributes.keys() for span in judges.values())
     assert len({span.trace_id for span in spans}) == 1
+
+
+def test_a_plain_function_of_several_steps(server: LMServer) -> None:
+    """Its last step made the result and has the score; of the others, and of a result that it makes itself, nothing."""
+    draft, respond = Answerer("question -> draft"), Answerer("draft -> answer")
+    with dspy.context(lm=server.lm()), capture_spans() as spans:
+        evaluate(lambda question: respond(draft=draft(question=question).draft), by_number, 2)
+    steps = [span for span in spans if span.name == "Answerer"]
+    assert Counter((*s.inputs, s.attributes.get("score"), s.attributes.get("score_unknown")) for s in steps) == {
+        ("question", None, None): 2, ("draft", 0.0, None): 1, ("draft", 0.1, None): 1,
+    }  # fmt: skip
+    with dspy.context(lm=server.lm()), capture_spans() as spans:
+        evaluate(lambda question: dspy.Prediction(answer=draft(question=question).draft), by_number, 2)
+    assert not any({"score", "score_unknown"} & span.attributes.keys() for span in spans if span.kind == "module")
+
+
+def test_a_program_that_its_metric_calls_again(server: LMServer) -> None:
+    """That call is no example's: it has no score, and is not said to have failed."""
+    program = Answerer()
+
+    def metric(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        program(question=f"{example.question}, once more")
+        return by_number(example, prediction)
+
+    with dspy.context(lm=server.lm()), capture_spans() as spans:
+        evaluate(program, metric, 2)
+    found = {question: span.attributes for question, span in examples(spans).items()}
+    assert [found[f"q{i}"]["score"] for i in range(2)] == [0.0, 0.1]
+    assert [found[f"q{i}, once more"]["score_unknown"] for i in range(2)] == [
+        "its metric raised, or its result is no example's"
+    ] * 2
 
 
 def test_an_evaluation_that_fails_loses_no_span(server: LMServer) -> None:
@@ -236,7 +267,7 @@ def test_the_number_that_waits_is_bounded(server: LMServer, monkeypatch: pytest.
     with dspy.context(lm=server.lm()), capture_spans() as spans:
         evaluate(Answerer(), by_number, 6, threads=1)
     reasons = Counter(span.attributes.get("score_unknown") for span in examples(spans).values())
-    assert reasons == {None: 4, "more than 4 examples in one evaluation": 2}
+    assert reasons == {None: 4, "more than 4 calls in one evaluation": 2}
 
 
 def test_nothing_is_kept_alive(server: LMServer) -> None:
@@ -274,14 +305,15 @@ def test_an_evaluation_inside_an_interaction_and_a_task(server: LMServer) -> Non
     assert {span.user_id for span in spans} == {"u1"}
 
 
-def test_a_call_that_outlives_its_evaluation_goes_out_at_once(server: LMServer) -> None:
-    """A thread of the metric's that is still at work afterwards."""
+@pytest.mark.parametrize("is_module", [False, True])
+def test_a_call_that_outlives_its_evaluation_goes_out_at_once(server: LMServer, is_module: bool) -> None:
+    """A thread of the metric's that is still at work afterwards; where it runs the program itself, its span says so."""
     hold, threads = threading.Event(), []
 
     class Slow(dspy.Module):
         def forward(self, question: str) -> str:
-            assert hold.wait(WAIT_S)
-            return "late"
+            assert question != "late" or hold.wait(WAIT_S)
+            return question
 
     slow = Slow()
 
@@ -294,13 +326,14 @@ def test_a_call_that_outlives_its_evaluation_goes_out_at_once(server: LMServer) 
 
     with dspy.context(lm=server.lm()), capture_spans() as spans:
         answerer = Answerer()
-        evaluate(lambda question: answerer(question=question), metric, 1, threads=1)
+        evaluate(slow if is_module else lambda question: answerer(question=question), metric, 1, threads=1)
         ended = len(spans)
         hold.set()
         for thread in threads:
             thread.join()
     (late,) = spans[ended:]
     assert (late.name, late.outputs) == ("Slow", "late")
+    assert late.attributes.get("score_unknown") == ("the evaluation had ended" if is_module else None)
 
 
 def test_logging_is_quiet_when_all_is_well(server: LMServer, caplog: pytest.LogCaptureFixture) -> None:
