@@ -24,6 +24,7 @@ class Installation:
         self.source = source
         self._guard = guard
         self.is_replaced = False
+        self._was_left_out = False  # by a block of `dspy.context`
 
     def replace_others(self, *, is_called: bool) -> list[Installation]:
         """Take the callbacks of other tracers out, put this one in if DSPy `is_called` to know of it; returns theirs.
@@ -55,18 +56,22 @@ class Installation:
                 dspy_compat.set_callbacks([c for c in present if c is not self.source])
 
     def check(self, *, here: bool = False) -> None:
-        """Say it once when DSPy no longer calls us, in the whole process or `here`: nobody would know otherwise."""
+        """Say it when DSPy no longer calls us, once of the whole process and once of `here`: nobody would know."""
         if self not in _installed or self.is_replaced:
             return
-        called_here = not here or self.source in dspy_compat.callbacks()
-        if called_here and self.source in dspy_compat.process_callbacks():
-            return
-        self.is_replaced = True
-        warn(
-            "DSPy's callbacks were replaced after spanhook.configure(), by dspy.configure(callbacks=…) or "
-            "dspy.context(callbacks=…): calls since then are not traced. Call spanhook.configure() after it, or put "
-            "tracer.callback among the callbacks."
-        )
+        if self.source not in dspy_compat.process_callbacks():
+            self.is_replaced = True
+            warn(
+                "DSPy's callbacks were replaced after spanhook.configure(), by dspy.configure(callbacks=…): calls "
+                "since then are not traced. Call spanhook.configure() after it, or put tracer.callback among the "
+                "callbacks."
+            )
+        elif here and not self._was_left_out and self.source not in dspy_compat.callbacks():
+            self._was_left_out = True
+            warn(
+                "tracer.interaction in a block of dspy.context(callbacks=…) without tracer.callback: what it calls is "
+                "not traced. Put tracer.callback among the callbacks if it should be (logged once)."
+            )
 
     def _among(self, callbacks: list[Any]) -> list[Any]:
         return [c for c in callbacks if not isinstance(c, DSPySource)] + [self.source]

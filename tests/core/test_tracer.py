@@ -372,7 +372,11 @@ def test_the_callback_was_replaced_by_the_program(memory: Memory, caplog: pytest
 
 
 def test_callbacks_replaced_in_a_block_are_told_of_at_once(memory: Memory, caplog: pytest.LogCaptureFixture) -> None:
-    """dspy.context(callbacks=…) without ours: the next interaction says so, once; elsewhere all is well."""
+    """dspy.context(callbacks=…) without ours: the next interaction says so, once; elsewhere all is well.
+
+    When they are replaced in the whole process after that, it is said too.
+    """
+    before = process_callbacks()
     tracer = configured(memory)
     with tracer.interaction():
         pass
@@ -380,7 +384,17 @@ def test_callbacks_replaced_in_a_block_are_told_of_at_once(memory: Memory, caplo
     for _ in range(2):
         with dspy.context(callbacks=[BaseCallback()]), tracer.interaction():
             Answerer()(question="Why?")
-    assert [message.startswith("DSPy's callbacks were replaced") for message in caplog.messages] == [True]
+    (told,) = caplog.messages
+    assert "dspy.context(callbacks=…) without tracer.callback: what it calls is not traced" in told
+    Answerer()(question="Why?")
+    assert tracer.flush()
+    assert [span.kind for span in memory.spans].count("module") == 2
+    try:
+        dspy.configure(callbacks=[])
+        tracer.shutdown()
+    finally:
+        dspy.configure(callbacks=before)
+    assert "DSPy's callbacks were replaced" in caplog.messages[1]
 
 
 def test_capture_spans_needs_no_tracer(caplog: pytest.LogCaptureFixture) -> None:
