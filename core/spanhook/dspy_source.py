@@ -7,7 +7,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from types import CoroutineType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from spanhook import dspy_calls, dspy_compat, processes
@@ -120,12 +120,15 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
 
     def _end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Any call is over, or a module's has made the coroutine that the program is to await."""
-        if type(outputs) is CoroutineType:
+        kind = type(outputs)
+        if kind is CoroutineType:
             opened = self._open.get(call_id)
             if opened is not None and opened.kind == "module":
                 if self._keep(call_id, opened, outputs):
                     return
                 outputs = None  # what it returned nobody has seen
+        elif (kind is GeneratorType or kind is AsyncGeneratorType) and call_id in self._open:
+            self._open[call_id].span.attributes["generator_returned"] = True  # its body runs later, not under this span
         opened = self._open.pop(call_id, None)
         if opened is None or (opened.rare is not None and call_id in opened.reported_as):
             return

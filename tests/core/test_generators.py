@@ -1,9 +1,10 @@
-"""Interactions in the bodies of generators: their context is their consumer's, and another one may close them."""
+"""Generators: their bodies run in the context of their consumer, and another one may close them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import dspy
 import pytest
@@ -139,3 +140,40 @@ def test_a_task_that_outlives_its_interaction(tracer: Tracer, memory: Memory) ->
     assert {question: span.user_id for question, span in calls(tracer, memory).items()} == {
         "first": "u1", "second": "u1",
     }  # fmt: skip
+
+
+class Plain(dspy.Module):
+    """A module whose `forward` yields."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.predict = dspy.Predict("question -> answer")
+
+    def forward(self, question: str) -> Iterator[str]:
+        for part in ("one", "two"):
+            yield self.predict(question=f"{question} {part}").answer
+
+
+class Asynchronous(Plain):
+    """The same with an `async def`."""
+
+    async def forward(self, question: str) -> AsyncIterator[str]:  # type: ignore[override]
+        for part in ("one", "two"):
+            yield (await self.predict.acall(question=f"{question} {part}")).answer
+
+
+@pytest.mark.parametrize("kind", [Plain, Asynchronous])
+def test_a_forward_that_is_a_generator(tracer: Tracer, memory: Memory, kind: type[Plain]) -> None:
+    """Its span says why it is empty; its calls belong to what is around the loop."""
+
+    async def read(stream: Any) -> list[str]:
+        return [part async for part in stream] if kind is Asynchronous else list(stream)
+
+    with tracer.interaction(user_id="u1"):
+        assert len(asyncio.run(read(kind()(question="part")))) == 2
+    assert tracer.flush()
+    root = memory.spans[-1]
+    modules = [span for span in memory.spans if span.kind == "module"]
+    assert [(s.name, s.parent_id, s.attributes.get("generator_returned")) for s in modules] == [
+        (kind.__name__, root.span_id, True), ("Predict", root.span_id, None), ("Predict", root.span_id, None),
+    ]  # fmt: skip
