@@ -70,7 +70,7 @@ class LMRecord:
             self._outer = settings.get("usage_tracker")
             self._tracker = mine["usage_tracker"] = UsageTracker()
         stream = settings.get("send_stream")
-        self.streamed = stream is not None  # whether the program streams, so that DSPy asks for the answer in chunks
+        self.streamed = False  # whether chunks passed; a program that streams may ask for some answers as a whole
         if stream is not None:
             # An LM that calls another one sends the same chunks: both have a first one.
             self._stream = mine["send_stream"] = _TimedStream(stream)
@@ -102,6 +102,7 @@ class LMRecord:
                 if entry.get("usage"):  # of a cached answer it is empty
                     entry["usage"] = {"total_tokens": 0}  # as where nobody counts
         self.first_chunk_ns, self._stream = stream.first_chunk_ns, None
+        self.streamed = self.first_chunk_ns is not None
         return stream.is_estimated
 
     def _close_tracker(self, is_estimated: bool) -> None:

@@ -21,14 +21,14 @@ class HistoryExtractor:
         if len(call.history) != 1:
             return None
         entry = call.history[0]
-        facts: Facts = {"response_model": _response_model(entry, call)}
+        hit = _is_cache_hit(entry, call.instance)
+        facts: Facts = {"response_model": _response_model(entry, call, hit), "cache_hit": hit}
         cost, usage = entry.get("cost"), _usage(entry, call)
         attributes: dict[str, Any] = {}
         facts["attributes"] = attributes
         if (serving := _serving_provider(entry, span.provider)) is not None:
             facts["provider"], attributes["llm_router"] = serving, span.provider
             cost = _reported_cost(entry) or cost  # DSPy prices it by a list that can't know who serves
-        facts["cache_hit"] = hit = _is_cache_hit(entry, call.instance)
         if hit:
             # DSPy repeats the cost of the call that filled the cache; this one cost nothing.
             facts["cost_usd"] = 0.0
@@ -91,14 +91,19 @@ def _reported_cost(entry: Mapping[str, Any]) -> float | None:
     return sum(known) if known else None
 
 
-def _response_model(entry: Mapping[str, Any], call: Call) -> str | None:
+def _response_model(entry: Mapping[str, Any], call: Call, hit: bool | None) -> str | None:
     """The model that the answer names, or that several answers agree on.
 
-    Of an answer that LiteLLM streamed DSPy repeats the one that was asked for instead.
+    Of an answer that was streamed DSPy repeats the one that was asked for instead, also when it comes from the cache
+    later, to a call that is not streamed itself. DSPy's own engine keeps the true one beside it.
     """
     named, response = entry.get("response_model"), entry.get("response")
     if isinstance(response, tuple) and len({member(answer, "model") for answer in response}) > 1:
         return None
-    if call.streamed:
-        named = member(member(response, "provider_data"), "model")
+    if call.streamed or hit:
+        kept = member(member(response, "provider_data"), "model")
+        if kept is not None or call.streamed:
+            named = kept
+        elif isinstance(named, str) and f"/{entry.get('model')}".endswith(f"/{named}"):
+            return None
     return named if isinstance(named, str) and named else None

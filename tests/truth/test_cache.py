@@ -189,18 +189,30 @@ def test_a_hit_with_history_off(server: LMServer, spans: list[Span], use_cache: 
 
 
 @engines
-def test_a_hit_in_a_stream(server: LMServer, spans: list[Span], use_cache: UseCache, engine: str) -> None:
-    """Nothing is streamed then: no time to the first chunk, no tokens, no cost."""
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_hit_in_a_stream(
+    server: LMServer, spans: list[Span], use_cache: UseCache, engine: str, is_streamed: bool
+) -> None:
+    """Nothing is streamed then: no time to the first chunk, no tokens, no cost; the model that gave the first answer.
+
+    Of an answer that LiteLLM streamed that is not known, and DSPy's repetition of the model's name is not taken for it.
+    """
     use_cache(memory=True, disk=False)
+    program = dspy.Predict("question -> answer")
 
     async def consume() -> None:
-        async for _ in dspy.streamify(dspy.Predict("question -> answer"))(question="Why?"):
+        async for _ in dspy.streamify(program)(question="Why?"):
             pass
 
     with dspy.context(lm=server.lm(PRICED, engine=engine, cache=True), track_usage=True):
+        if is_streamed:
+            asyncio.run(consume())
+        program(question="Why?")
         asyncio.run(consume())
-        asyncio.run(consume())
-    first, second = lm_spans(spans)
-    assert len(server.answered) == 1
-    assert first.time_to_first_token_s
-    assert (second.cache_hit, second.usage, second.cost_usd, second.time_to_first_token_s) == (True, None, 0.0, None)
+    first, *hits = lm_spans(spans)
+    (sent,) = server.answered.values()
+    assert (first.time_to_first_token_s is not None) == is_streamed
+    assert len(hits) == (2 if is_streamed else 1)
+    for hit in hits:
+        assert (hit.cache_hit, hit.usage, hit.cost_usd, hit.time_to_first_token_s) == (True, None, 0.0, None)
+        assert hit.response_model == (None if is_streamed and engine == "litellm" else sent.response_model)

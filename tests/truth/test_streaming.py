@@ -10,19 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import anyio.from_thread
 import dspy
 import pytest
 from dspy.streaming import StatusMessage, StatusMessageProvider, StreamListener
 
 import spanhook
 from doubles import WAIT_S, Memory
-from exact import ENGINES, PRICED, assert_none_lost_none_wrong, lm_spans
+from exact import ENGINES, HAS_ENGINES, HAS_MCP, PRICED, assert_none_lost_none_wrong, lm_spans
 from lm_server import LMServer, Reply
 from programs import Answerer
 from spanhook import Span
 from spanhook.testing import capture_spans
 
 engines = pytest.mark.parametrize("engine", ENGINES)
+responses = pytest.mark.skipif(not HAS_MCP, reason="LiteLLM's responses API needs the package mcp")
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +114,20 @@ def test_the_first_chunk_is_timed(server: LMServer, engine: str) -> None:
     assert first < (span.duration_s or 0) < times["after"] - times["before"]
 
 
+@pytest.mark.parametrize("kind", ["text", pytest.param("responses", marks=responses)])
+def test_what_litellm_does_not_stream(server: LMServer, kind: str) -> None:
+    """A streaming program's call of a kind of model whose answer comes as a whole: it names its model, as elsewhere."""
+    lm = server.lm(PRICED, model_type=kind, **({"engine": "litellm"} if HAS_ENGINES else {}))
+    with dspy.context(lm=lm), capture_spans() as spans:
+        asyncio.run(consume(streamified(), question="Why?"))
+    (span,) = lm_spans(spans)
+    (sent,) = server.answered.values()
+    assert (span.response_model, span.time_to_first_token_s) == (sent.response_model, None)
+    assert span.usage is not None
+    assert sent.tokens is not None
+    assert span.usage.input_tokens == sent.tokens.prompt
+
+
 @engines
 def test_a_call_that_is_not_streamed_has_no_first_chunk(server: LMServer, engine: str) -> None:
     """Two predictors, a listener for the second: both have their numbers, the second one a time to the first chunk."""
@@ -170,6 +186,7 @@ def test_an_estimate_is_no_report(off: dict[str, Any]) -> None:
 
     class Estimating(dspy.BaseLM):  # type: ignore[misc]
         def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            anyio.from_thread.run(dspy.settings.send_stream.send, "a chunk")
             message = SimpleNamespace(content="[[ ## answer ## ]]\nmine", reasoning_content=None, tool_calls=None)
             return SimpleNamespace(
                 model="m",
