@@ -76,10 +76,11 @@ class LMRecord:
             self._stream = mine["send_stream"] = _TimedStream(stream)
         self._token: Token[Any] | None = thread_local_overrides.set(mine)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Stop recording, and keep what was recorded apart from what the program may still change.
 
-        Hands the usage on to the program's own tracker where ours stood in its place.
+        Hands the usage on to the program's own tracker where ours stood in its place. Of a call that `failed` it is not
+        kept: with history on DSPy tells of none, and of several answers it is that of some.
         """
         token, self._token = self._token, None
         if token is not None:
@@ -90,7 +91,7 @@ class LMRecord:
                 copied["usage"] = usage.copy()
         is_estimated = self._stream is not None and self._close_stream(self._stream)
         if self._tracker is not None:
-            self._close_tracker(is_estimated)
+            self._close_tracker(is_known=not (failed or is_estimated))
 
     def _close_stream(self, stream: _TimedStream) -> bool:
         """Whether the usage of a streamed answer is an estimate."""
@@ -105,8 +106,8 @@ class LMRecord:
         self.streamed = self.first_chunk_ns is not None
         return stream.is_estimated
 
-    def _close_tracker(self, is_estimated: bool) -> None:
-        if not is_estimated:
+    def _close_tracker(self, *, is_known: bool) -> None:
+        if is_known:
             self.lm_usage = self._tracker.get_total_tokens()
         if self._outer is not None:
             for model, entries in self._tracker.usage_data.items():

@@ -124,7 +124,7 @@ class Recorder:
             return
         opened.ended_ns = perf_counter_ns()
         if opened.record is not None:
-            opened.record.close()
+            opened.record.close(exception is not None)
         rare = opened.rare
         if rare is not None:
             opened.deactivate()

@@ -14,7 +14,7 @@ import pytest
 from dspy.clients.base_lm import GLOBAL_HISTORY
 
 from doubles import WAIT_S, Memory, tracer_of
-from exact import ENGINES, RELEASE, lm_spans, text_of
+from exact import ENGINES, HAS_ENGINES, RELEASE, lm_spans, text_of
 from lm_server import LMServer, Reply
 from programs import Answerer, FanOut
 from spanhook import Span
@@ -98,6 +98,21 @@ def test_parallel(server: LMServer, spans: list[Span], engine: str, off: dict[st
     assert_usage_exact(spans, server, 12)
     assert spans[-1].usage is not None
     assert spans[-1].usage.input_tokens == sum(a.tokens.prompt for a in server.answered.values() if a.tokens)
+
+
+@off
+@pytest.mark.skipif(not HAS_ENGINES, reason="before 3.4 DSPy counts nothing of a failed call")
+def test_a_failed_call_that_had_an_answer(server: LMServer, spans: list[Span], off: dict[str, Any]) -> None:
+    """n=2, one answered and one refused: no usage, as with history on; the program's own tracker has DSPy's count."""
+    lm = server.lm()
+    for settings in ({}, off):
+        server.script([Reply(content="one"), Reply(status=500)])
+        with dspy.context(**settings), dspy.track_usage() as tracker, pytest.raises(Exception, match=r"."):
+            lm("the same prompt", n=2)
+        counted = [entry["prompt_tokens"] for entries in tracker.usage_data.values() for entry in entries]
+        sent = [answer.tokens.prompt for answer in server.answered.values() if answer.tokens]
+        assert counted == sent[-1:]
+    assert [span.usage for span in spans] == [None, None]
 
 
 @engines
