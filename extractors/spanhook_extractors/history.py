@@ -97,7 +97,8 @@ def _response_model(entry: Mapping[str, Any], call: Call, hit: bool | None) -> s
     Of an answer that was streamed DSPy repeats the one that was asked for instead, also when it comes from the cache
     later, to a call that is not streamed itself. DSPy's own engine keeps the true one beside it.
     """
-    named, response = entry.get("response_model"), entry.get("response")
+    response = entry.get("response")
+    named = entry["response_model"] if "response_model" in entry else member(response, "model")
     if isinstance(response, tuple) and len({member(answer, "model") for answer in response}) > 1:
         return None
     if call.streamed or hit:

@@ -17,10 +17,11 @@ def read_usage(source: Any, *, streamed: bool = False) -> Usage | None:
     no report. Of a stream without usage some of its releases count the text themselves, and have nothing to count the
     prompt by: `streamed` output without input is an estimate, and no report either.
     """
-    if not source or isinstance(source, (str, bytes, int, float)):
+    # A tool may return anything with a `usage`, also what has no truth value, such as a table's column.
+    if source is None or isinstance(source, (str, bytes, int, float)):
         return None
-    into = member(source, "prompt_tokens_details") or member(source, "input_tokens_details")
-    out_of = member(source, "completion_tokens_details") or member(source, "output_tokens_details")
+    into = _either(source, "prompt_tokens_details", "input_tokens_details")
+    out_of = _either(source, "completion_tokens_details", "output_tokens_details")
     usage = Usage(
         input_tokens=_count(source, "prompt_tokens", "input_tokens"),
         output_tokens=_count(source, "completion_tokens", "output_tokens"),
@@ -43,6 +44,11 @@ def member(source: Any, name: str) -> Any:
     if type(source) is dict or isinstance(source, Mapping):  # the first is many times cheaper
         return source.get(name)
     return getattr(source, name, None)
+
+
+def _either(source: Any, name: str, other: str) -> Any:
+    found = member(source, name)
+    return member(source, other) if found is None else found
 
 
 def _count(source: Any, *names: str) -> int | None:

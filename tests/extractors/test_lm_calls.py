@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 import dspy
 import pytest
 
+from doubles import Memory, tracer_of
 from exact import ENGINES, HAS_ENGINES, assert_exact, lm_spans
 from lm_server import API_KEY, LMServer, Reply
 from programs import Answerer
@@ -169,6 +171,56 @@ def test_a_finish_reason_that_dspy_loses(server: LMServer, engine: str, kind: ty
         sent.response_model,
         sent.tokens and sent.tokens.prompt,
     )
+
+
+def test_a_model_of_typesafe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DSPy's client for it writes an entry of another shape: the model that answered is in the answer alone."""
+    typesafe = pytest.importorskip("dspy.clients.typesafe")
+
+    class Client:
+        def __init__(self, **_: Any) -> None:
+            return None
+
+        def __enter__(self) -> Client:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def system_one(self, state: Any, questions: Any) -> Any:
+            answers = {name: SimpleNamespace(noul=False, choice="billing") for name in questions}
+            return SimpleNamespace(
+                model="jev-2026", usage=SimpleNamespace(input_tokens=11, output_tokens=5), answers=answers
+            )
+
+    monkeypatch.setitem(sys.modules, "typesafe_sdk", SimpleNamespace(TypeSafeClient=Client))
+    lm, state = typesafe.TypeSafe(api_key=API_KEY), f"hello {uuid.uuid4()}"  # in nobody's cache
+    with capture_spans() as spans:
+        for _ in range(2):
+            lm(state, {"topic": {"question": "what?"}})
+    assert [(span.model, span.response_model, span.cache_hit) for span in spans] == [
+        ("jev-latest", "jev-2026", False), ("jev-latest", "jev-2026", True),
+    ]  # fmt: skip
+    assert [span.usage and span.usage.input_tokens for span in spans] == [11, None]
+
+
+def test_usage_without_a_truth_value() -> None:
+    """A tool that returns a table with a column of that name: no usage, and no word of a failure."""
+
+    class Column:
+        def __bool__(self) -> bool:
+            raise ValueError("the truth value of a column is ambiguous")
+
+    def measure() -> Any:
+        """Measure."""
+        return SimpleNamespace(usage=Column())
+
+    tracer = tracer_of(Memory(), tracing={"extractors": ["usage_attribute"]})
+    with capture_spans(tracer) as spans:
+        dspy.Tool(measure)()
+    (span,) = spans
+    assert span.usage is None
+    assert not tracer.stats().errors
 
 
 def test_nothing_of_the_recorder_stays_in_a_history(server: LMServer) -> None:
