@@ -75,6 +75,28 @@ def test_a_message_without_content(raindrop: RaindropServer) -> None:
     assert "hi" in second
 
 
+@pytest.mark.skipif(not hasattr(dspy, "lm15"), reason="DSPy 3.4 has brought typed requests")
+@pytest.mark.parametrize("in_interaction", [False, True])
+def test_a_typed_request(raindrop: RaindropServer, in_interaction: bool) -> None:
+    """`lm(dspy.lm15.Request(…))`: what was asked last and what was answered, as of any other call."""
+    types = dspy.lm15
+    with LMServer() as server, contextlib.ExitStack() as around:
+        lm = server.lm(engine="lm15")
+        tool = types.FunctionTool(name="find", description="Finds.", parameters={"type": "object"})
+        messages = (types.Message.user("Hi"), types.Message.assistant("Yes?"), types.Message.user("Where?"))
+        tracer = around.enter_context(traced(raindrop))
+        if in_interaction:
+            around.enter_context(tracer.interaction())
+        lm(types.Request(model=lm.model, system="Be short.", messages=messages, tools=(tool,)))
+    (event,), (span,) = raindrop.events, raindrop.spans
+    assert (event["ai_data"]["input"], event["ai_data"]["output"]) == ("Where?", "answer-1")
+    assert span.attributes["gen_ai.completion.0.content"] == "answer-1"
+    asked = json.loads(str(span.attributes["gen_ai.prompt.0.content"]))
+    assert [message["content"] for message in asked] == ["Be short.", "Hi", "Yes?", "Where?"]
+    (offered,) = span.attributes["ai.prompt.tools"]
+    assert json.loads(offered)["name"] == "find"
+
+
 def test_an_event_that_cannot_be_made_loses_no_other(raindrop: RaindropServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever nobody thought of: its own spans count as failed, and the others arrive."""
     event_of = delivery.event_of

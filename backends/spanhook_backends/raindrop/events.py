@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from spanhook import Signal, Span
+from spanhook_backends import lm_requests
 from spanhook_backends.raindrop.options import RaindropOptions
 from spanhook_backends.raindrop.texts import (
     MAX_ID_BYTES,
@@ -59,8 +60,9 @@ def event_of(trace: Gathered, options: RaindropOptions, event_id: str) -> dict[s
 
 def _given(span: Span) -> str | None:
     """The input as text: for an LM that was called directly its prompt or the last message of a person."""
-    inputs = span.inputs
-    if span.kind == "lm" and isinstance(inputs, Mapping):
+    inputs = lm_requests.asked(span.inputs)
+    # A typed request is told from others in an interaction, too, whose input is that of its first call.
+    if (span.kind == "lm" or inputs is not span.inputs) and isinstance(inputs, Mapping):
         if isinstance(inputs.get("prompt"), str):
             return text_of(inputs["prompt"]) or None
         messages = inputs.get("messages")
@@ -76,7 +78,7 @@ def _given(span: Span) -> str | None:
 
 def _answered(span: Span) -> str | None:
     """The output as text: the fields of a prediction, without those that were not filled."""
-    outputs = span.outputs
+    outputs = lm_requests.answered(span.outputs)
     if isinstance(outputs, Mapping):
         outputs = {name: value for name, value in outputs.items() if value is not None}
     return texts_of(outputs)
