@@ -19,15 +19,17 @@ def test_an_interaction_inside_of_another_with_an_id_of_its_own_is_an_event(rain
         with tracer.span("a", q="A") as span:
             span.outputs = "AO"
         with tracer.interaction("u2", "c2", "inner", event_id="own"):
-            with tracer.interaction("u3", event="within"), tracer.span("b", kind="tool", q="B") as span:
-                span.outputs = "BO"
+            with tracer.span("b", kind="tool", q="B"):
+                pass
+            with tracer.interaction("u3", event="within"), tracer.span("d", kind="tool") as span:
+                span.outputs = "DO"
             tracer.track_signal("own", "thumbs_up")
         with tracer.interaction("u4", event="part"), tracer.span("c", kind="tool", q="C") as span:
             span.outputs = "CO"
     told = {event["event_id"]: (event["user_id"], event["event"], event["ai_data"]) for event in raindrop.events}
     assert told == {
         "all": ("u1", "outer", {"input": "A", "output": "CO", "convo_id": "c1"}),
-        "own": ("u2", "inner", {"input": "B", "output": "BO", "convo_id": "c2"}),
+        "own": ("u2", "inner", {"input": "B", "output": "DO", "convo_id": "c2"}),
     }
     assert [signal["event_id"] for signal in raindrop.signals] == ["own"]
     name = "traceloop.association.properties.event"
@@ -36,7 +38,7 @@ def test_an_interaction_inside_of_another_with_an_id_of_its_own_is_an_event(rain
 
 def test_the_times_of_signals(raindrop: RaindropServer) -> None:
     """To the microsecond, from the first to the last that there is."""
-    times = ["0001-01-01T00:00:00+00:00", "1969-12-31T23:59:59.999999+00:00", "9999-12-31T23:59:59.999999+00:00"]
+    times = ["1970-01-01T00:00:00.000001+00:00", "2026-01-02T03:04:05.678901+00:00", "2262-04-11T23:47:16.854775+00:00"]
     with traced(raindrop) as tracer:
         for time in times:
             tracer.track_signal("e1", "clicked", timestamp=time)
