@@ -20,6 +20,8 @@ SIGNAL_TYPES: tuple[str, ...] = get_args(SignalType)
 SENTIMENTS: tuple[str, ...] = get_args(Sentiment)
 OVER_BUDGET: tuple[str, ...] = get_args(OverBudget)
 
+MAX_SHOWN_CHARS = 1_000  # of what is wrong; the line that is logged is shorter
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MAX_TIME_NS = 2**63 - 1  # what backends can hold
 
@@ -170,4 +172,6 @@ def _valid(value: Any) -> Any:
 def _shown(value: Any) -> str:
     """A value that is wrong: plain ones as they are, of others the type."""
     kind = type(value)
-    return redacted(repr(value))[:100] if kind in (str, int, float, bool, type(None)) else kind.__name__
+    if kind is str:
+        value = value[:MAX_SHOWN_CHARS]
+    return redacted(repr(value)) if kind in (str, int, float, bool, type(None)) else kind.__name__

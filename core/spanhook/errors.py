@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spanhook.printable import printable
+
 
 class SpanhookError(Exception):
     """The root of the tree: catch this to catch everything that Spanhook raises."""
@@ -31,7 +33,7 @@ class ConfigError(SpanhookError):
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems: tuple[str, ...] = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(map(printable, problems))  # they quote what is in files
         super().__init__("\n".join(self.problems))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from spanhook.delivery.items import Identity, Item
+from spanhook.delivery.items import NOT_PREPARED, Dropped, Identity, Item
 from spanhook.guard import Guard
 from spanhook.ids import uuid_of
 from spanhook.redaction import Redactor
@@ -32,19 +32,27 @@ class Finisher:
         guard: counts what fails.
         redact: what to take out.
         hooks: the plugins' `redact`, each with what to call it in messages.
+        content: False leaves out what a user wrote: the comment of a signal, and the text after an edit.
     """
 
     def __init__(
-        self, max_text_chars: int, guard: Guard, redact: RedactSettings, hooks: Sequence[RedactHook] = ()
+        self,
+        max_text_chars: int,
+        guard: Guard,
+        redact: RedactSettings,
+        hooks: Sequence[RedactHook] = (),
+        *,
+        content: bool = True,
     ) -> None:
         self._guard = guard
         self._cut = Redactor(redact, max_text_chars)
         self._whole = Redactor(redact)  # for ids, which have to be found again
         self._hooks = hooks
+        self._content = content
         self._event_id = ""  # the last one, that is fit
 
-    def __call__(self, item: Item) -> Item:
-        """A span is finished in place; of an identity and a signal a finished copy is returned.
+    def __call__(self, item: Item) -> Item | Dropped:
+        """A span is finished in place; of an identity and a signal a finished copy is returned, if it still has its id.
 
         Runs on the intake thread, before anything is queued for a backend, stored or logged.
         """
@@ -52,7 +60,7 @@ class Finisher:
             self._finish_span(item)
             return item
         finish: Callable[[Any], Item] = self._identity if isinstance(item, Identity) else self._signal
-        return self._guard.call("delivery: preparing an identity or a signal", finish, item) or _bare(item)
+        return self._guard.call("delivery: preparing an identity or a signal", finish, item) or self._bare(item)
 
     def _finish_span(self, span: Span) -> None:
         for place, hook in self._hooks:
@@ -114,8 +122,22 @@ class Finisher:
             name=value(item.name),
             properties=value(dict(item.properties)),
             attachment_id=value(item.attachment_id),
-            comment=value(item.comment),
-            after=value(item.after),
+            comment=value(item.comment) if self._content else None,
+            after=value(item.after) if self._content else None,
+        )
+
+    def _bare(self, item: Identity | Signal) -> Item | Dropped:
+        """An identity or a signal of which only the ids are left: those that can be checked alone."""
+        call, text = self._guard.call, self._whole.text
+        if isinstance(item, Identity):
+            user_id = call("delivery: preparing a user_id", text, item.user_id)
+            return NOT_PREPARED if user_id is None else Identity(user_id, {})
+        event_id = call("delivery: preparing a signal's event_id", text, item.event_id)
+        if event_id is None:
+            return NOT_PREPARED
+        name = call("delivery: preparing a signal's name", text, item.name) or item.type
+        return replace(
+            item, event_id=event_id, name=name, properties={LOST: True}, attachment_id=None, comment=None, after=None
         )
 
 
@@ -131,10 +153,3 @@ def _empty(span: Span) -> None:
     span.attributes, span.sources = {LOST: True}, {}
     if span.error is not None:
         span.error = SpanError(span.error.type, None, None)
-
-
-def _bare(item: Identity | Signal) -> Item:
-    """An identity or a signal of which only the ids are left."""
-    if isinstance(item, Identity):
-        return Identity(item.user_id, {})
-    return replace(item, properties={LOST: True}, attachment_id=None, comment=None, after=None)

@@ -17,7 +17,9 @@ from spanhook.secret_patterns import redacted
 logger = logging.getLogger("spanhook")
 
 T = TypeVar("T")
+Clean = Callable[[str], str]
 
+MAX_MESSAGE_CHARS = 20_000  # of an error, of which the beginning is logged
 MAX_KEYS = 1_000  # a plugin that fails in ever new ways must not fill the memory
 
 
@@ -27,11 +29,17 @@ class Guard:
     Use `with guard("backend opik: emit"):`. `BaseException` (cancellation, exit, interrupt) passes through untouched,
     except with `everything`, for threads of our own that it would end. Thread-safe, and re-entrant: the garbage
     collector and signal handlers may run code that ends up here again.
+
+    Args:
+        clean: takes out of what is logged what the user's settings say; on any thread. It may raise.
+        content: whether errors' messages may be logged, which may hold the program's content.
     """
 
-    __slots__ = ("_counts", "_lock")
+    __slots__ = ("_clean", "_counts", "_lock", "content")
 
-    def __init__(self) -> None:
+    def __init__(self, clean: Clean = redacted, *, content: bool = True) -> None:
+        self._clean = clean
+        self.content = content
         self._counts: Counter[str] = Counter()
         self._lock = Lock()
 
@@ -68,13 +76,29 @@ class Guard:
         """Count an error that was caught; log it when it is the first of its kind in this place."""
         if self._count(f"{place}: {type(error).__name__}"):
             # Without exc_info: a log record that holds a traceback would keep the program's frames alive.
-            warn("%s failed; the program goes on (logged once): %s", place, located(error))
-            attempt(lambda: say(logging.DEBUG, "%s", "".join(traceback.format_exception(error)), keep="\n"))
+            told = located(error, self.clean if self.content else None)
+            self.warn("%s failed; the program goes on (logged once): %s", place, told)
+            if self.content:
+                attempt(lambda: self._say(logging.DEBUG, "%s", "".join(traceback.format_exception(error)), keep="\n"))
 
     def refuse(self, place: str, reason: str) -> None:
         """Count a value that can't be used; log the first of its kind."""
         if self._count(f"{place}: refused, {reason}"):
-            warn("%s: refused (logged once): %s", place, reason)
+            self.warn("%s: refused (logged once): %s", place, reason)
+
+    def warn(self, message: str, *arguments: object) -> None:
+        """Log a warning without what the user's settings take out."""
+        self._say(logging.WARNING, message, *arguments)
+
+    def clean(self, value: object) -> str:
+        """What may be logged of it."""
+        text, _ = attempt(lambda: self._clean(str(value)))
+        return "<text that could not be checked>" if text is None else text
+
+    def _say(self, level: int, message: str, *arguments: object, keep: str = "") -> None:
+        if logger.isEnabledFor(level):
+            shown = (argument if isinstance(argument, (int, float)) else self.clean(argument) for argument in arguments)
+            say(level, message, *shown, keep=keep)
 
     def _count(self, key: str) -> bool:
         """Whether this was the first."""
@@ -152,19 +176,21 @@ def say(level: int, message: str, *arguments: object, keep: str = "") -> None:
         attempt(log)
 
 
-def describe(error: BaseException, hide: Callable[[str], str] = redacted) -> str:
+def describe(error: BaseException, hide: Clean | None = redacted) -> str:
     """`Type: message`, on one line and without secrets, even for an exception whose `__str__` raises.
 
     Args:
         error: what was raised.
-        hide: takes the secrets out.
+        hide: takes the secrets out; None leaves the message out.
     """
-    message = message_of(error)
-    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    kind = type(error).__name__
+    if hide is None or not (message := message_of(error)):
+        return kind
+    text = f"{kind}: {message[:MAX_MESSAGE_CHARS]}"
     return hide(" ".join(text.split()))[:500]  # in this order: half a key is not known as one
 
 
-def located(error: BaseException, hide: Callable[[str], str] = redacted) -> str:
+def located(error: BaseException, hide: Clean | None = redacted) -> str:
     """The same with the file and line that raised it: for people who look for a bug in their plugin."""
     raised_at = error.__traceback__
     while raised_at is not None and raised_at.tb_next is not None:

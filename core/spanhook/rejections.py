@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from spanhook.guard import Guard, warn
+from spanhook.guard import Guard
 from spanhook.processes import Lock
+
+MAX_SHOWN_CHARS = 300  # of what is wrong
 
 
 class Rejections:
@@ -47,7 +49,8 @@ class Rejections:
             self._counts[what] += 1
         if self._strict:
             raise wrong
-        warn("%s: rejected: %s", what, wrong)
+        problem = self._guard.clean(wrong)[:MAX_SHOWN_CHARS]  # in this order: half a secret is not known as one
+        self._guard.warn("%s: rejected: %s", what, problem if self._guard.content else problem.partition(", not ")[0])
 
     def counts(self) -> dict[str, int]:
         """How often, by what was called."""

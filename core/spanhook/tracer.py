@@ -24,6 +24,7 @@ from spanhook.guard import Guard, warn
 from spanhook.installation import Installation
 from spanhook.processes import Lock, call_at_exit
 from spanhook.recorder import Recorder
+from spanhook.redaction import Redactor
 from spanhook.rejections import Rejections
 from spanhook.scopes import Interaction, SpanScope
 from spanhook.span import KINDS, Kind, Sentiment, SignalType, Span, Trait
@@ -31,6 +32,8 @@ from spanhook.span import KINDS, Kind, Sentiment, SignalType, Span, Trait
 if TYPE_CHECKING:
     from spanhook.config import Settings
     from spanhook.plugins.registration import Plugin
+
+MAX_LOGGED_CHARS = 20_000  # of one text
 
 M = TypeVar("M")
 V = TypeVar("V")
@@ -45,7 +48,8 @@ class Tracer:
 
     def __init__(self, settings: Settings, plugins: list[Plugin]) -> None:
         self.settings = settings
-        self._guard = Guard()
+        content = settings.tracing.capture != "metadata"
+        self._guard = Guard(Redactor(settings.redact, MAX_LOGGED_CHARS).text, content=content)
         self._rejections = Rejections(self._guard, strict=settings.tracing.strict)
         self._lock = Lock()
         self._closed = self._has_told = False
@@ -53,7 +57,7 @@ class Tracer:
         self._open_spans = 0
         backends = [plugin for plugin in plugins if plugin.kind == "backend"]
         redact = [(f"{p.label}: redact", p.hooks["redact"]) for p in plugins if "redact" in p.hooks]
-        self._finish = Finisher(settings.tracing.max_text_chars, self._guard, settings.redact, redact)
+        self._finish = Finisher(settings.tracing.max_text_chars, self._guard, settings.redact, redact, content=content)
         rules, limits = settings.tracing.keep, settings.delivery
         keeping = Keeping(rules, limits.queue_spans, limits.queue_bytes, self._completed) if rules else None
         self._trace_limit = TraceLimit(settings.tracing.max_spans_per_trace)
@@ -181,8 +185,8 @@ class Tracer:
             timestamp: when; a datetime or ISO 8601, without a zone it is UTC. None: now.
             properties: more, by name; `score` is taken as a score where a backend has one.
             attachment_id: the part of the interaction that it is about.
-            comment: what the user wrote.
-            after: the text after the user's edit.
+            comment: what the user wrote; left out with `capture = "metadata"`.
+            after: the text after the user's edit; left out with `capture = "metadata"`.
             sentiment: "POSITIVE" or "NEGATIVE".
 
         Raises:

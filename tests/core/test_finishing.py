@@ -117,3 +117,38 @@ def test_the_limit_is_the_configuration_s():
     one_span(tracer, "abcdef")
     assert tracer.flush()
     assert memory.spans[0].name == "abc… [3 more characters]"
+
+
+def test_the_ids_of_what_can_t_be_checked_are_checked_alone(monkeypatch):
+    """One comment on which a pattern takes too long: ids are still redacted, and what has no id left goes nowhere."""
+    monkeypatch.setattr("spanhook.redaction.PATTERN_TIMEOUT_S", 0.01)
+    endless = "a" * 40 + "c"
+    memory = Memory()
+    tracer = tracer_of(memory, redact={"patterns": [r"(a|aa)+$", r"CUST-\d+"]})
+    tracer.track_signal("CUST-4711", "about CUST-1", comment=endless)
+    tracer.track_signal("e", endless)
+    tracer.track_signal(endless, "n")
+    tracer.identify("CUST-4711", {"a": endless})
+    tracer.identify(endless, {})
+    assert not tracer.flush(30.0)
+    assert [(signal.event_id, signal.name, signal.comment) for signal in memory.signals] == [
+        ("[redacted]", "about [redacted]", None), ("e", "default", None),
+    ]  # fmt: skip
+    assert memory.identities == [("[redacted]", {})]
+    (stats,) = tracer.stats().backends.values()
+    assert stats.dropped == {"not_prepared": 2}
+
+
+def test_what_a_user_wrote_is_content():
+    """`capture = "metadata"` leaves a signal its numbers and its sentiment."""
+    memory = Memory()
+    tracer = tracer_of(memory, tracing={"capture": "metadata"})
+    tracer.track_signal(
+        "e", "edited", "edit", comment="you wrote", after="all of it", sentiment="NEGATIVE", properties={"score": 0.5}
+    )
+    assert tracer.flush()
+    (signal,) = memory.signals
+    assert (signal.comment, signal.after) == (None, None)
+    assert (signal.name, signal.type, signal.sentiment, signal.properties) == (
+        "edited", "edit", "NEGATIVE", {"score": 0.5},
+    )  # fmt: skip

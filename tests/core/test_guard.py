@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from doubles import WAIT_S, messages
+import spanhook
+from doubles import WAIT_S, Memory, messages, tracer_of
+from spanhook import ConfigError
 from spanhook.guard import MAX_KEYS, Guard, attempt, describe, message_of, warn
 
 
@@ -223,3 +225,54 @@ def raises(error: Exception) -> Callable[[], None]:
         raise error
 
     return work
+
+
+class Nosy:
+    """An extractor that raises with what it has seen."""
+
+    @spanhook.hookimpl
+    def span_end(self, span, call):
+        raise KeyError(f"no price for {call.inputs}")
+
+
+def test_the_user_s_own_rules_hold_for_our_log_too(caplog):
+    """Patterns and fields, in an error's message, its traceback, and what is said of a wrong argument."""
+    caplog.set_level(logging.DEBUG, "spanhook")
+    rules = {"patterns": [r"CUST-\d{6}"], "fields": ["patient_id"]}
+    tracer = tracer_of(Memory(), Nosy(), redact=rules)
+    with tracer.span("a", q="for CUST-123456", patient_id=4711):
+        pass
+    tracer.track_signal("e", "n", "x" * 280 + " CUST-654321")  # type: ignore[arg-type]
+    tracer.identify("u", {"CUST-111111": None})  # type: ignore[dict-item]
+    assert "no price for {'q': 'for [redacted]', 'patient_id': [redacted]}" in caplog.text
+    assert "rejected: signal_type must be one of" in caplog.text
+    assert not re.search(r"CUST|4711", caplog.text)
+
+
+def test_without_content_there_is_none_in_our_log(caplog):
+    """`capture = "metadata"`: the type and the place of an error, and what is wrong without the value."""
+    caplog.set_level(logging.DEBUG, "spanhook")
+    tracer = tracer_of(Memory(), Nosy(), tracing={"capture": "metadata"})
+    with tracer.span("a", q="content"):
+        pass
+    tracer.track_signal("e", "n", "content")  # type: ignore[arg-type]
+    assert re.search(r"KeyError \(test_guard.py:\d+\)$", caplog.messages[0])
+    assert caplog.messages[1:] == ["track_signal: rejected: signal_type must be one of default, feedback, edit"]
+
+
+def test_what_can_t_be_cleaned_is_not_logged(caplog):
+    """A pattern of the user's may take too long; that something failed is said all the same."""
+
+    def fail(text: str) -> str:
+        raise TimeoutError
+
+    with caplog.at_level(logging.WARNING, "spanhook"):
+        Guard(fail).call("a", int, "content")
+    assert "text that could not be checked" in caplog.text
+    assert "content" not in caplog.text
+
+
+def test_a_wrong_configuration_gives_a_terminal_no_orders():
+    """Python prints the error, which quotes keys of the file."""
+    error = ConfigError(["unknown key \x1b]0;title\x07a\nb"])
+    assert str(error) == r"unknown key \x1b]0;title\x07a\nb"
