@@ -7,7 +7,7 @@ from typing import Any
 
 from spanhook import dspy_compat
 from spanhook.dspy_source import DSPySource
-from spanhook.guard import Guard, warn
+from spanhook.guard import warn
 
 _installed: weakref.WeakSet[Installation] = weakref.WeakSet()
 
@@ -16,13 +16,11 @@ class Installation:
     """Puts one callback into the process's settings, in the place of any other tracer's, and takes it out again.
 
     Args:
-        source: the callback.
-        guard: counts what DSPy refuses.
+        source: the callback, whose guard counts what DSPy refuses.
     """
 
-    def __init__(self, source: DSPySource, guard: Guard) -> None:
+    def __init__(self, source: DSPySource) -> None:
         self.source = source
-        self._guard = guard
         self.is_replaced = False
         self._was_left_out = False  # by a block of `dspy.context`
 
@@ -52,7 +50,8 @@ class Installation:
         _installed.discard(self)
         present = dspy_compat.process_callbacks()
         if self.source in present:
-            with self._guard("shutdown: removing the callback"):  # another thread than DSPy's own: it stays, asleep
+            # On another thread than DSPy's own: it stays, asleep.
+            with self.source.guard("shutdown: removing the callback"):
                 dspy_compat.set_callbacks([c for c in present if c is not self.source])
 
     def check(self, *, here: bool = False) -> None:

@@ -64,7 +64,7 @@ class Tracer:
         self._pipeline = Pipeline(backends, limits, self._prepare, self._guard, keeping)
         self._recorder = Recorder(settings.tracing, plugins, self._guard, self._pipeline.put, keeping)
         self._source = DSPySource(self._recorder, self._guard, self)
-        self._installation = Installation(self._source, self._guard)
+        self._installation = Installation(self._source)
 
     def interaction(
         self,
