@@ -29,10 +29,10 @@ class Plugin:
     kind: PluginKind
     instance: Any
     hooks: Mapping[str, Hook]
-    span_kinds: frozenset[str] = frozenset(KINDS)  # for which span_start and span_end are called
-    deferred_kinds: frozenset[str] = frozenset()  # for which span_end may be called later, on another thread
-    sees_span: bool = True  # whether span_end takes the span
-    only_ids: bool = False  # whether its span_start and span_end look at a span's ids alone, and find nothing
+    span_kinds: frozenset[str]  # for which span_start and span_end are called
+    deferred_kinds: frozenset[str]  # for which span_end may be called later, on another thread
+    sees_span: bool  # whether span_end takes the span
+    only_ids: bool  # whether its span_start and span_end look at a span's ids alone, and find nothing
 
     @property
     def label(self) -> str:
