@@ -39,6 +39,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpikServer]:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
+        ({"host": "https://u:pass@opik.example.com/api"}, "backends.opik.host: must be a URL without user"),
         ({"host": "opik.example.com"}, "backends.opik.host: must be a URL"),
         ({"host": "ftp://opik.example.com"}, "backends.opik.host: must be a URL"),
         ({"project": "p"}, "backends.opik.project: unknown option (did you mean 'project_name'?)"),

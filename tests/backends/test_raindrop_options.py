@@ -56,6 +56,8 @@ def test_without_a_key_nothing_is_sent(
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
+        ({"api_key": "rk-a\nb"}, "backends.raindrop.api_key: must be one line of ASCII characters"),
+        ({"api_key": "rk-€"}, "backends.raindrop.api_key: must be one line of ASCII characters"),
         ({"project_id": "Not A Slug"}, "backends.raindrop.project_id: must be a project's slug"),
         ({"project_id": "-x"}, "backends.raindrop.project_id"),
         ({"project_id": "x" * 64}, "backends.raindrop.project_id"),
@@ -85,7 +87,7 @@ def test_without_a_key_nothing_is_sent(
 def test_wrong_options_are_refused(options: dict[str, Any], problem: str) -> None:
     """Each with its name and what it must be, before anything is configured; no value is shown that may be secret."""
     with pytest.raises(spanhook.ConfigError) as refused:
-        configure(api_key="rk-hidden", **options)
+        configure(**{"api_key": "rk-hidden", **options})
     assert problem in str(refused.value)
     assert "rk-hidden" not in str(refused.value)
     assert "pass@" not in str(refused.value)

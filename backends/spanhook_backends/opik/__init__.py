@@ -41,7 +41,9 @@ class UnknownEventError(SpanhookError):
 
 
 def _url(value: str) -> str:
-    web_address(value, "https://www.comet.com/opik/api")
+    parts = web_address(value, "https://www.comet.com/opik/api")
+    if parts.username is not None:
+        raise ValueError("must be a URL without user, as Opik's SDK logs it; the key goes into api_key")
     return value
 
 

@@ -28,6 +28,13 @@ class AppGit(PluginOptions):
     auto_detect: bool | None = None
 
 
+def _key(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value().strip()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("must be one line of ASCII characters")
+    return value
+
+
 def _text(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be blank")
@@ -75,7 +82,7 @@ Text = Annotated[str, AfterValidator(_text)]
 class RaindropOptions(PluginOptions):
     """`[backends.raindrop]`."""
 
-    api_key: SecretStr | None = None
+    api_key: Annotated[SecretStr, AfterValidator(_key)] | None = None
     """The project's write key. Without one nothing is sent to Raindrop: a warning says so, once."""
 
     user_id: Text | None = None
