@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import signal
 import traceback
+import types
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
@@ -203,10 +206,8 @@ def located(error: BaseException, hide: Clean | None = redacted) -> str:
 
 def message_of(error: BaseException) -> str:
     """The exception's text; a mark in its place when its own `__str__` raises."""
-    try:
-        return str.__str__(str(error))  # a plain one, if it is of a class of the program's
-    except Exception:  # noqa: BLE001 - part of the guard: the text comes from the program's own __str__
-        return "<exception without a printable message>"
+    message, failure = probe(lambda: str.__str__(str(error)))  # a plain one, if it is of a class of the program's
+    return "<exception without a printable message>" if failure is not None or message is None else message
 
 
 def attempt(work: Callable[..., T], *arguments: Any) -> tuple[T | None, Exception | None]:
@@ -215,3 +216,35 @@ def attempt(work: Callable[..., T], *arguments: Any) -> tuple[T | None, Exceptio
         return work(*arguments), None
     except Exception as error:  # noqa: BLE001 - part of the guard
         return None, error
+
+
+def probe(work: Callable[..., T], *arguments: Any) -> tuple[T | None, BaseException | None]:
+    """Run code of the program's which it did not call itself: its result, or what it raised.
+
+    An exit that such code raises is not the program's outcome, and does not reach it. What comes from outside while it
+    runs passes through: an interrupt, and what a signal's handler raises.
+    """
+    try:
+        return work(*arguments), None
+    except Exception as error:  # noqa: BLE001 - part of the guard
+        return None, error
+    except _EXITS as error:
+        if _is_from_outside(error):
+            raise
+        return None, error
+
+
+# No task or generator is cancelled from outside in the middle of a call that is not its own.
+_EXITS = (SystemExit, GeneratorExit, asyncio.CancelledError)
+
+
+def _is_from_outside(error: BaseException) -> bool:
+    """Whether a signal's handler has raised it: on the main thread that may happen anywhere."""
+    handlers = [_code(signal.getsignal(number)) for number in signal.valid_signals()]
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code is code for frame, _ in frames for code in handlers if code is not None)
+
+
+def _code(handler: Any) -> types.CodeType | None:
+    function = handler.__func__ if type(handler) is types.MethodType else handler
+    return function.__code__ if type(function) is types.FunctionType else None

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from spanhook import dspy_compat
-from spanhook.guard import attempt
+from spanhook import dspy_compat, held
+from spanhook.guard import attempt, probe
 from spanhook.snapshot import snapshot, trim
 
 HEX_DIGITS = 12
@@ -33,6 +33,13 @@ def prompt_version(predictor: Any, signature: Any, demos: Any) -> str | None:
         signature: what it has for this call, a class or DSPy's text of one.
         demos: what it has for this call.
     """
+    version, error = probe(_version, predictor, signature, demos)
+    if isinstance(error, Exception):
+        raise error
+    return version
+
+
+def _version(predictor: Any, signature: Any, demos: Any) -> str | None:
     known = _known.get(id(predictor))
     if known is not None and known.predictor() is predictor and known.holds(signature, demos):
         return known.version
@@ -66,34 +73,58 @@ class _Known:
         for now, then in self._fields:
             if now != then:
                 return False
-        return bool(demos == self._demos)  # by value: quicker than to look for each value's identity
+        # By value: quicker than to look for each value's identity.
+        return len(demos) == len(self._demos) and all(map(_is_still, demos, self._demos))
 
 
 _known: dict[int, _Known] = {}
 
 
-def _copied(demo: Any) -> Any:
-    """A demo as it is now.
+def _copied(demo: Any) -> dict[str, Any]:
+    """A demo's fields as they are now.
 
     Raises:
         TypeError: a value is no plain data, so nobody can say cheaply whether it will have changed.
     """
-    copied = demo.copy()
-    for name, value in copied.items():
-        if type(value) not in _ATOMS:
-            if not _is_plain(value):
-                raise TypeError(name)
-            copied[name] = copy.deepcopy(value)
-    return copied
+    copied = dict(_fields(demo))
+    if not _is_plain(copied):
+        raise TypeError(type(demo))
+    return copy.deepcopy(copied)
+
+
+def _is_still(demo: Any, then: dict[str, Any]) -> bool:
+    """Whether a demo is as it was; values of the program's classes may have any `__eq__`, and are not asked."""
+    fields = _fields(demo)
+    for value in fields.values():
+        if type(value) is not str and not _is_plain(value):
+            return False
+    return fields == then
+
+
+def _fields(demo: Any) -> dict[str, Any]:
+    """The fields of a demo, past its methods.
+
+    Raises:
+        KeyError: it is neither a dict nor one of DSPy's records.
+    """
+    fields = demo if type(demo) is dict else held.own(demo)["_store"]
+    if type(fields) is not dict:
+        raise KeyError(type(demo))
+    return fields
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is equal to a copy of it exactly as long as nothing in it has changed."""
-    if isinstance(value, BaseModel):  # an image, say
-        return type(value).__eq__ is BaseModel.__eq__ and _is_plain(dict(value))
-    if type(value) is dict:
-        return all(type(key) in _ATOMS and _is_plain(item) for key, item in value.items())
-    return type(value) in _ATOMS or (type(value) in (list, tuple) and all(map(_is_plain, value)))
+    """Whether it is equal to a copy of it exactly as long as nothing in it has changed, and no strange code says so."""
+    kind: Any = type(value)
+    if kind is dict:
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    if kind is list or kind is tuple:
+        return all(map(_is_plain, value))
+    if type(kind) is type:  # a metaclass may have a hash of its own
+        return kind in _ATOMS
+    if held.is_model(kind):  # an image, say
+        return kind.__eq__ is BaseModel.__eq__ and _is_plain(held.model_fields(value, kind))
+    return False
 
 
 def _hash(signature: Any, demos: Any) -> str:

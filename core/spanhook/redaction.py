@@ -26,6 +26,7 @@ MAX_NAME_CHARS = 100
 _MAX_INT = (1 << 63) - 1  # a larger one is written out
 _OPTION = re.compile("-{1,2}[A-Za-z][A-Za-z0-9_-]{0,99}")
 _NAMED_VALUES = (("value", ("name", "key", "header", "field")), ("Value", ("Name", "Key")))
+_OF_BYTES = ("b'", 'b"')  # how a snapshot writes a key that is bytes
 _NAMES = frozenset({str})
 _TEXTS = frozenset({str, type(None)})
 
@@ -198,7 +199,8 @@ class Redactor:
         return is_plain
 
     def _is_field(self, name: str) -> bool:
-        return self._enabled and self._names.has(name[:MAX_NAME_CHARS])
+        name = name[:MAX_NAME_CHARS]
+        return self._enabled and self._names.has(name[2:-1] if name[:2] in _OF_BYTES else name)
 
     def _is_secret(self, name: str, item: Any, of: dict[str, Any]) -> bool:
         """Whether an item that has the name of a secret is one."""

@@ -7,7 +7,6 @@ Objects of unknown classes become `<package.Class>`: their `__repr__` is the pro
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import decimal
 import enum
@@ -15,14 +14,16 @@ import math
 import pathlib
 import types
 import uuid
+import zoneinfo
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic_core import TzInfo
 
-from spanhook.guard import attempt
+from spanhook import held
+from spanhook.guard import probe
 
 MAX_DEPTH = 12
 MAX_ITEMS = 1_000  # of one container
@@ -36,12 +37,12 @@ Fields = Mapping[type, Callable[[Any], dict[str, Any]]]
 _ATOMS = frozenset({str, int, float, bool, type(None)})
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 _BYTES = (bytes, bytearray)
-_PRINTABLE = (  # immutable, and printed by the standard library's own code
+_PRINTABLE = frozenset({  # immutable, and printed by the standard library's own code
     datetime.datetime, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID, complex, range,
     pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath,
-)  # fmt: skip
-_FUNCTIONS = frozenset({types.FunctionType, types.BuiltinFunctionType, types.MethodType})
-_MISSING = object()
+})  # fmt: skip
+_ZONES = (datetime.timezone, zoneinfo.ZoneInfo, TzInfo)
+_FUNCTIONS = frozenset({types.FunctionType, types.BuiltinFunctionType})
 _NO_FIELDS: Fields = {}
 
 
@@ -150,29 +151,33 @@ class _Snapshot:
         return copied
 
     def _key(self, key: Any) -> str:
+        if type(key) is bytes:  # it may be the name of a secret
+            return repr(key[:MAX_KEY_CHARS])
         copied = self.copy(key, MAX_DEPTH - 1)  # a tuple is written out, what is in it is not
         return copied if type(copied) is str else str(trim(copied, MAX_KEY_CHARS))
 
     def _object(self, value: Any, kind: type, depth: int) -> Any:
         """Copy an object of another class; where code of the program runs for that and raises, only name its class."""
-        copied, error = attempt(self._converted, value, kind, depth)
-        return copied if error is None else _class_name(kind)
+        copied, error = probe(self._converted, value, kind, depth)
+        return copied if error is None else held.class_name(kind)
 
     def _converted(self, value: Any, kind: type, depth: int) -> Any:
         for convert in self.converters:
             if (converted := convert(value)) is not None:
                 return self.copy(converted, depth)
         # By its class and never by isinstance: mocks and proxies give another class as their own.
+        if held.is_model(kind):
+            return self.mapping(held.model_fields(value, kind), depth)
         if issubclass(kind, enum.Enum):
-            return f"{kind.__qualname__}.{value.name}"
+            return f"{held.qualname(kind)}.{held.own(value)['_name_']}"
         if issubclass(kind, str):
             return str.__str__(value)
         if issubclass(kind, int):
             return int.__pos__(value)
         if issubclass(kind, float):
             return float.__pos__(value)
-        if kind in _PRINTABLE:
-            return str(value)
+        if type(kind) is type and kind in _PRINTABLE:
+            return _printed(value)
         for base in _BYTES:
             if issubclass(kind, base):
                 return f"<{base.__len__(value)} bytes>"
@@ -181,36 +186,28 @@ class _Snapshot:
         for sequence in _SEQUENCES:
             if issubclass(kind, sequence):
                 return self.sequence(value, sequence, depth)
-        if BaseModel in kind.__mro__:
-            held, extra = _own(value, "__dict__"), _own(value, "__pydantic_extra__")
-            fields = {name: held[name] for name in type.__getattribute__(kind, "model_fields") if name in held}
-            return self.mapping({**fields, **extra} if isinstance(extra, dict) else fields, depth)
-        if dataclasses.is_dataclass(kind):
-            fields = {field.name: _own(value, field.name) for field in dataclasses.fields(kind)}
-            return self.mapping({name: item for name, item in fields.items() if item is not _MISSING}, depth)
+        if (fields := held.dataclass_fields(value)) is not None:
+            return self.mapping(fields, depth)
         return name_of(value)
 
 
-def _own(value: Any, name: str) -> Any:
-    """An attribute, past any `__getattr__` of the program's; `_MISSING` if it is not set."""
-    try:
-        return object.__getattribute__(value, name)
-    except AttributeError:
-        return _MISSING
+def _printed(value: Any) -> str:
+    """A value of the standard library's, as text; a time without its zone where that is the program's code."""
+    zone = getattr(value, "tzinfo", None)
+    if zone is not None and not any(type(zone) is known for known in _ZONES):
+        value = value.replace(tzinfo=None)
+    return str(value)
 
 
 def name_of(value: Any) -> str:
     """What stands in a trace for an object that has no plain form: `<package.Class>`, `<class …>`, `<function …>`."""
     kind = type(value)
     if issubclass(kind, type):
-        return f"<class {value.__module__}.{value.__qualname__}>"
-    if kind in _FUNCTIONS:
-        return f"<function {value.__qualname__}>"
-    return _class_name(kind)
-
-
-def _class_name(kind: type) -> str:
-    return f"<{kind.__module__}.{kind.__qualname__}>"
+        return f"<class {held.class_name(value)[1:]}"
+    function = value.__func__ if kind is types.MethodType else value
+    if type(type(function)) is type and type(function) in _FUNCTIONS:
+        return f"<function {function.__qualname__}>"
+    return held.class_name(kind)
 
 
 def trim(value: Any, max_text_chars: int) -> Any:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import dspy
 
 from spanhook import Call, Facts, hookimpl
+from spanhook.held import values
 from spanhook_extractors.usage_dicts import read_usage
+
+_DETAILS = ("prompt_tokens_details", "input_tokens_details", "completion_tokens_details", "output_tokens_details")
 
 
 class UsageAttributeExtractor:
@@ -21,13 +25,25 @@ class UsageAttributeExtractor:
 
     @hookimpl
     def span_end(self, call: Call) -> Facts | None:
-        """Read `outputs.usage`, or `outputs["usage"]`."""
+        """Read `outputs.usage`, or `outputs["usage"]`, where the result itself holds it: properties are never asked."""
         if call.outputs is None or (call.kind == "lm" and call.instance is not None):
             return None
-        outputs = call.outputs
-        if isinstance(outputs, (dspy.Example, Mapping)):  # asking a prediction for an attribute that it lacks is slow
-            given = outputs.get("usage")
-        else:
-            given = getattr(outputs, "usage", None)
-        usage = None if given is None else read_usage(given)
+        given = _held(call.outputs).get("usage")
+        if given is None:
+            return None
+        counts = dict(_held(given))
+        for name in _DETAILS:
+            if name in counts:
+                counts[name] = _held(counts[name])
+        usage = read_usage(counts)
         return {"usage": usage} if usage else None
+
+
+def _held(value: Any) -> Mapping[str, Any]:
+    """What a dict, one of DSPy's records or another object holds, past all of the program's code."""
+    if type(value) is dict:
+        return value
+    held = values(value)
+    if issubclass(type(value), dspy.Example):
+        held = held.get("_store", held)
+    return held if type(held) is dict else {}

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import re
+import signal
 import threading
 import weakref
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 import spanhook
 from doubles import WAIT_S, Memory, messages, tracer_of
 from spanhook import ConfigError
-from spanhook.guard import MAX_KEYS, Guard, attempt, describe, message_of, warn
+from spanhook.guard import MAX_KEYS, Guard, attempt, describe, message_of, probe, warn
 
 
 class Unprintable(Exception):
@@ -220,7 +221,7 @@ def test_a_message_gives_a_terminal_no_orders_and_tells_no_secrets(caplog):
         assert "Zm9v" not in text
 
 
-def raises(error: Exception) -> Callable[[], None]:
+def raises(error: BaseException) -> Callable[[], None]:
     def work() -> None:
         raise error
 
@@ -276,3 +277,31 @@ def test_a_wrong_configuration_gives_a_terminal_no_orders():
     """Python prints the error, which quotes keys of the file."""
     error = ConfigError(["unknown key \x1b]0;title\x07a\nb"])
     assert str(error) == r"unknown key \x1b]0;title\x07a\nb"
+
+
+@pytest.mark.parametrize("stop", [SystemExit, GeneratorExit, asyncio.CancelledError, RuntimeError])
+def test_an_exit_of_code_that_the_program_did_not_call(stop):
+    """It ends nothing of the program's."""
+    result, error = probe(raises(stop()))
+    assert result is None
+    assert isinstance(error, stop)
+
+
+def test_an_interrupt_during_such_code_is_the_program_s():
+    """Whoever raised it."""
+    with pytest.raises(KeyboardInterrupt):
+        probe(raises(KeyboardInterrupt()))
+
+
+def test_an_exit_by_a_signal_during_such_code_is_the_program_s():
+    """SIGTERM's handler as it is often written: it runs wherever the main thread is."""
+
+    def leave(*_: Any) -> None:
+        raise SystemExit(3)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with pytest.raises(SystemExit):
+            probe(lambda: signal.raise_signal(signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGTERM, before)

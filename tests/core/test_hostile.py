@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from doubles import WAIT_S, Memory, tracer_of
 from spanhook import Tracer
+from spanhook.config import TracingSettings
 
 HALF = "\ud83d"
 
@@ -43,9 +44,9 @@ class Failing(dspy.Module):
 
 @pytest.fixture
 def traced() -> Callable[[Any], list[dict[str, Any]]]:
-    """A function: what the spans of a program look like that hands this object around."""
+    """A function: what the spans of a program look like that hands this object around, with the default extractors."""
     memory = Memory()
-    tracer = tracer_of(memory)
+    tracer = tracer_of(memory, tracing={"extractors": TracingSettings().extractors})
 
     def run(value: Any) -> list[dict[str, Any]]:
         memory.calls.clear()
@@ -88,6 +89,7 @@ METHODS = [
     "__repr__", "__str__", "__eq__", "__hash__", "__len__", "__iter__", "__bool__", "__getattr__", "__format__",
     "__reduce_ex__", "__getitem__", "__contains__", "__next__", "__index__", "__int__", "__float__", "__del__",
     "__deepcopy__", "__copy__", "__call__", "__enter__", "keys", "items", "model_dump", "dict", "toDict",
+    "get", "usage", "values", "copy",
 ]  # fmt: skip
 
 
@@ -109,8 +111,19 @@ def test_hostile_methods(traced, misdeed):
 @pytest.mark.parametrize("misdeed", [fail, hang, grab, recurse])
 def test_hostile_properties(traced, misdeed):
     """Attributes that are computed: only what an object's own dict has is read."""
-    names = ["signature", "callbacks", "name", "value", "history", "__dict__", "__class__", "items", "model_fields"]
-    for name in names:
+    names = [
+        "usage",
+        "signature",
+        "callbacks",
+        "name",
+        "value",
+        "history",
+        "__dict__",
+        "__class__",
+        "items",
+        "model_fields",
+    ]
+    for name in (*names, "model_fields"):
         traced(type("Hostile", (), {name: property(misdeed)})())
 
 
@@ -179,6 +192,11 @@ class Evil(Exception):
     __repr__ = __str__
 
 
+class Leaving(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
 class Endless(Exception):
     def __str__(self) -> str:
         return str(self)
@@ -193,7 +211,7 @@ def chained() -> Exception:
 @pytest.mark.parametrize(
     "error",
     [
-        Evil(), Endless(), chained(), ValueError("x" * 1_000_000), ValueError(HALF), KeyError(ring()),
+        Evil(), Leaving(), Endless(), chained(), ValueError("x" * 1_000_000), ValueError(HALF), KeyError(ring()),
         UnicodeDecodeError("u", b"x", 0, 1, "y"), RecursionError(), KeyboardInterrupt(), SystemExit(3),
         GeneratorExit(), StopIteration(1), MemoryError(), OSError(2, "x"),
     ],

@@ -193,6 +193,25 @@ def test_what_can_not_be_hashed_harms_nothing() -> None:
     assert version(predictor) == version(predictor)
 
 
+def test_demos_are_not_asked_whether_they_are_equal() -> None:
+    """Values of the program's classes may take any time for it, or raise."""
+    asked = []
+
+    class Asking:
+        def __eq__(self, other: object) -> bool:
+            asked.append(other)
+            raise SystemExit(3)
+
+        __hash__ = object.__hash__
+
+    predictor = dspy.Predict("question -> answer")
+    predictor.demos = [demo()]
+    first = version(predictor)
+    predictor.demos[0]["question"] = Asking()
+    assert version(predictor) != first
+    assert asked == []
+
+
 def test_it_keeps_no_predictor_alive() -> None:
     """What is remembered of a predictor does not hold it."""
     predictor = dspy.Predict("question -> answer")

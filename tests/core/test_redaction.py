@@ -16,6 +16,7 @@ from spanhook import RedactSettings
 from spanhook.redaction import MARGIN_CHARS, Redactor
 from spanhook.secret_names import is_secret_name
 from spanhook.secret_patterns import MARK, redacted
+from spanhook.snapshot import snapshot
 
 WRAPS = [
     "{}",
@@ -130,6 +131,13 @@ def test_secret_keys_of_a_dict():
     copied = redactor().value(dict.fromkeys(keys, 1))
     assert list(copied.values()) == [1, 1]
     assert CANARY not in str(copied)
+
+
+def test_names_that_are_bytes():
+    """Headers as some libraries have them."""
+    assert redactor(fields=["iban"]).value(snapshot({b"password": "p", b"iban": 1, b"n": 2})) == {
+        "b'password'": MARK, "b'iban'": MARK, "b'n'": 2,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

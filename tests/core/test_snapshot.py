@@ -279,3 +279,62 @@ def test_numbers_that_json_has_no_words_for():
     assert trim([float("nan"), float("inf"), -float("inf"), 2**63 - 1, 2**63], 9) == [
         "nan", "inf", "-inf", 2**63 - 1, "<integer of 64 bits>",
     ]  # fmt: skip
+
+
+def never(*_: Any) -> Any:
+    raise SystemExit(3)
+
+
+class Descriptor:
+    __get__ = __set__ = never
+
+
+@dataclasses.dataclass
+class Computed:
+    """As SQLAlchemy's are: to look at a field may ask a database."""
+
+    a: int
+    b: str = "b"
+
+
+class Shy(enum.Enum):
+    ONE = 1
+    name = property(never)  # type: ignore[assignment]
+
+
+class Zone(datetime.tzinfo):
+    utcoffset = tzname = dst = never
+
+
+def test_no_code_of_the_program_runs():
+    """Not for a dataclass's fields, an enum's name, a time's zone or anything that a metaclass may say."""
+
+    class Secretive(type):  # in here: pytest looks at a module's classes
+        __getattribute__ = __eq__ = __hash__ = never  # type: ignore[assignment]
+
+    class OfSecretive(metaclass=Secretive):
+        __call__ = __getattribute__ = never
+
+    computed = Computed(1)
+    Computed.a = Descriptor()  # type: ignore[assignment]
+    noon = datetime.datetime(2024, 5, 1, 12)
+    values = [
+        computed, Slotted(1), Shy.ONE, noon.replace(tzinfo=Zone()), noon.replace(tzinfo=datetime.timezone.utc),
+        OfSecretive(), [OfSecretive], types.MethodType(OfSecretive(), 1),
+    ]  # fmt: skip
+    here = f"{__name__}.test_no_code_of_the_program_runs.<locals>"
+    assert snapshot(values) == [
+        {"a": 1, "b": "b"}, {"x": 1}, "Shy.ONE", "2024-05-01 12:00:00", "2024-05-01 12:00:00+00:00",
+        f"<{here}.OfSecretive>", [f"<class {here}.OfSecretive>"], "<builtins.method>",
+    ]  # fmt: skip
+
+
+def test_code_of_the_program_that_exits_ends_nothing():
+    """A class's own `model_fields`, say, for which there is no other way."""
+    assert snapshot([1, 2], [never]) == [1, 2]
+    assert snapshot([Zone(), 2], [never]) == [f"<{__name__}.Zone>", 2]
+
+
+def test_a_key_that_is_bytes_is_readable():
+    """It may be the name of a secret."""
+    assert snapshot({b"password": 1, "password": 2}) == {"b'password'": 1, "password": 2}
