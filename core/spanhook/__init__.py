@@ -28,7 +28,7 @@ from spanhook.span import Call, Facts, RemoteParent, Signal, Span, SpanError, Sp
 from spanhook.tracer import Tracer
 
 if TYPE_CHECKING:
-    from spanhook.config import DeliverySettings, PluginOptions, RedactSettings, Settings, TracingSettings
+    from spanhook.config.settings import DeliverySettings, PluginOptions, RedactSettings, Settings, TracingSettings
 
 __version__ = "0.1.0"
 
@@ -74,9 +74,9 @@ _SETTINGS = frozenset({"DeliverySettings", "PluginOptions", "RedactSettings", "S
 def __getattr__(name: str) -> Any:
     # pydantic-settings and our models take longer to import than most of the rest, and `configure` needs them first.
     if name in _SETTINGS:
-        from spanhook import config
+        from spanhook.config import settings
 
-        return getattr(config, name)
+        return getattr(settings, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,7 +11,7 @@ from spanhook.active import OpenSpan
 from spanhook.trace import Trace
 
 if TYPE_CHECKING:
-    from spanhook.config import CompileMode
+    from spanhook.config.settings import CompileMode
 
 TRIAL = "compile.trial"  # the attribute of an evaluation
 

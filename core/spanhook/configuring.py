@@ -13,8 +13,8 @@ from spanhook.printable import printable
 from spanhook.tracer import Tracer
 
 if TYPE_CHECKING:
-    from spanhook.config import Settings
-    from spanhook.config_files import LoadedConfig
+    from spanhook.config.files import LoadedConfig
+    from spanhook.config.settings import Settings
     from spanhook.plugins.registration import Plugin
 
 
@@ -67,10 +67,10 @@ def prepare(
         ConfigError: with every problem.
     """
     # Half of what there is to import; a program that never gets here goes without.
-    from spanhook import config_files
+    from spanhook.config import files
     from spanhook.plugins import loading
 
-    loaded = config_files.read(config)
+    loaded = files.read(config)
     if not loaded.settings.tracing.enabled and not loaded.problems:
         return loaded, []
     folder = loaded.settings.delivery.spool

@@ -15,7 +15,7 @@ from spanhook.snapshot import name_of, trim
 from spanhook.span import Signal, Span, SpanError
 
 if TYPE_CHECKING:
-    from spanhook.config import RedactSettings
+    from spanhook.config.settings import RedactSettings
 
 LOST = "spanhook.content_lost"
 _WHOLE = sys.maxsize

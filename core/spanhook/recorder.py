@@ -21,7 +21,7 @@ from spanhook.totals import Part, Totals
 from spanhook.tracebacks import span_error
 
 if TYPE_CHECKING:
-    from spanhook.config import CompileMode, TracingSettings
+    from spanhook.config.settings import CompileMode, TracingSettings
     from spanhook.plugins.registration import Plugin
     from spanhook.trace import Trace
 

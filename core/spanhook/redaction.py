@@ -15,7 +15,7 @@ from spanhook.secret_values import is_filled, only_tells
 from spanhook.snapshot import snapshot, trim, trim_text
 
 if TYPE_CHECKING:
-    from spanhook.config import RedactSettings
+    from spanhook.config.settings import RedactSettings
 
 PATTERN_TIMEOUT_S = 1.0  # of one pattern of the user's on one text
 MARGIN_CHARS = 4_096  # a secret across the place where a text is cut is still seen whole

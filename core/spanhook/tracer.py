@@ -30,7 +30,7 @@ from spanhook.scopes import Interaction, SpanScope
 from spanhook.span import KINDS, Kind, Sentiment, SignalType, Span, Trait
 
 if TYPE_CHECKING:
-    from spanhook.config import Settings
+    from spanhook.config.settings import Settings
     from spanhook.plugins.registration import Plugin
 
 MAX_LOGGED_CHARS = 20_000  # of one text

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spanhook import ConfigError, DeliverySettings, Settings, TracingSettings
-from spanhook.config_files import LoadedConfig, read, substitute
+from spanhook.config.files import LoadedConfig, read, substitute
 
 
 def load(config: Any = None) -> LoadedConfig:
@@ -248,7 +248,7 @@ def test_settings_cant_be_changed():
 def test_the_settings_are_loaded_with_the_first_use():
     """Importing Spanhook leaves the configuration's models and their library alone; they are public all the same."""
     code = (
-        "import sys, spanhook; assert 'spanhook.config' not in sys.modules; "
+        "import sys, spanhook; assert 'spanhook.config.settings' not in sys.modules; "
         "assert set(spanhook.__all__) <= set(dir(spanhook)); assert spanhook.Settings().tracing.enabled"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -9,7 +9,7 @@ import pytest
 
 import spanhook
 from doubles import install
-from spanhook.config_files import read
+from spanhook.config.files import read
 
 SINK = """
     import spanhook

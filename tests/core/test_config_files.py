@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import spanhook
-from spanhook.config_files import read
+from spanhook.config.files import read
 
 SERVICE = "[tracing]\nservice = 'named'\n"
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, HttpUrl, SecretBytes, SecretStr
 
 import spanhook
 from spanhook import ConfigError, PluginOptions
-from spanhook.config_secrets import hide, secrets_in
+from spanhook.config.secrets import hide, secrets_in
 
 SECRET = "S3CR3T-m4rk3r"
 KEYS = st.sampled_from(["api_key", "port", "mode", "names", "level", "x", "url"])

@@ -12,7 +12,7 @@ from doubles import Memory, tracer_of
 from lm_server import LMServer, Reply
 from programs import Answerer, FanOut
 from spanhook import Span, Usage
-from spanhook.config import DEFAULT_EXTRACTORS
+from spanhook.config.settings import DEFAULT_EXTRACTORS
 from spanhook.testing import capture_spans
 
 MODEL = "openai/gpt-4o-mini"  # DSPy knows its price

@@ -28,8 +28,9 @@ import pytest
 from click.testing import CliRunner
 
 from lm_server import LMServer, Reply, Tokens
-from spanhook import PluginOptions, config_files
+from spanhook import PluginOptions
 from spanhook.cli import main
+from spanhook.config import files
 
 ROOT = Path(__file__).parents[2]
 JSONFILE = ROOT / "tests" / "plugin_dists" / "spanhook-jsonfile"
@@ -212,7 +213,7 @@ def test_the_configurations_of_a_page_are_valid(page, monkeypatch, tmp_path):
         file = tmp_path / (block.title or "tracing.toml")
         file.write_text(block.text, encoding="utf-8")
         monkeypatch.chdir(tmp_path)
-        loaded = config_files.read(None if block.title == "pyproject.toml" else file)
+        loaded = files.read(None if block.title == "pyproject.toml" else file)
         file.unlink()
         assert not loaded.problems
         assert loaded.places.origin != "defaults"

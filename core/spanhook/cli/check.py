@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from spanhook.cli.streams import tick
-from spanhook.config import Settings
-from spanhook.config_environment import option_variables
-from spanhook.config_problems import DEFAULTS
+from spanhook.config.environment import option_variables
+from spanhook.config.problems import DEFAULTS
+from spanhook.config.settings import Settings
 from spanhook.configuring import prepare
 from spanhook.errors import ConfigError
 from spanhook.plugins import loading

@@ -9,8 +9,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from spanhook import config_files
 from spanhook.cli.streams import tick
+from spanhook.config import files
 from spanhook.errors import PluginError
 from spanhook.plugins.discovery import KINDS, Installed, group_of, installed
 from spanhook.printable import printable
@@ -25,7 +25,7 @@ def plugins(as_json: bool, verbose: bool) -> None:
     "Chosen" is what `spanhook.configure()` would take from here. Imports every plugin, creates none.
     """
     err = Console(stderr=True, highlight=False, soft_wrap=True)
-    config = config_files.read()
+    config = files.read()
     for problem in config.problems:
         err.print(Text(printable(problem), style="red"))
     chosen = {kind: [] if config.problems else list(getattr(config.settings.tracing, f"{kind}s")) for kind in KINDS}

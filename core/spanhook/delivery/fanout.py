@@ -15,7 +15,7 @@ from spanhook.delivery.worker import Worker
 from spanhook.guard import Guard
 
 if TYPE_CHECKING:
-    from spanhook.config import DeliverySettings
+    from spanhook.config.settings import DeliverySettings
 
 SPOOL_BATCH = 500  # items in one transaction
 

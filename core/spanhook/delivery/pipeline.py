@@ -24,7 +24,7 @@ from spanhook.guard import Guard
 from spanhook.processes import Lock
 
 if TYPE_CHECKING:
-    from spanhook.config import DeliverySettings
+    from spanhook.config.settings import DeliverySettings
     from spanhook.plugins.registration import Plugin
 
 IDLE_ROUNDS = 10  # intervals without an item, before the intake thread lets itself be woken

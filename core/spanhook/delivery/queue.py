@@ -11,7 +11,7 @@ from spanhook.delivery.items import Barrier, Entry
 from spanhook.span import Span
 
 if TYPE_CHECKING:
-    from spanhook.config import DeliverySettings
+    from spanhook.config.settings import DeliverySettings
     from spanhook.delivery.spool_file import Gone, SpoolFile
 
 

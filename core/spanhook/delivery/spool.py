@@ -23,7 +23,7 @@ from spanhook.guard import Guard, say, warn
 from spanhook.processes import without_forks
 
 if TYPE_CHECKING:
-    from spanhook.config import DeliverySettings
+    from spanhook.config.settings import DeliverySettings
 
 LOOK_EVERY_S = 60.0
 MAX_TAKEN_OVER = 8  # files at a time; each has four descriptors open

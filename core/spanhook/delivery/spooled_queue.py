@@ -15,7 +15,7 @@ from spanhook.delivery.spool_file import Gone, SpoolFile
 from spanhook.delivery.spool_tables import is_damage
 
 if TYPE_CHECKING:
-    from spanhook.config import DeliverySettings
+    from spanhook.config.settings import DeliverySettings
 
 
 @dataclass(slots=True)

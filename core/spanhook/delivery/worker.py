@@ -21,7 +21,7 @@ from spanhook.guard import Guard
 from spanhook.span import Span
 
 if TYPE_CHECKING:
-    from spanhook.config import DeliverySettings
+    from spanhook.config.settings import DeliverySettings
     from spanhook.plugins.registration import Plugin
 
 READ_AGAIN_S = 1.0  # after which what could not be read is tried again

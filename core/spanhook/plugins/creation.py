@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from spanhook.config import PluginOptions, listed
-from spanhook.config_files import LoadedConfig
-from spanhook.config_names import did_you_mean
-from spanhook.config_problems import LISTS, TABLES, Places, problem_lines
-from spanhook.config_secrets import hide, secrets_in
+from spanhook.config.files import LoadedConfig
+from spanhook.config.names import did_you_mean
+from spanhook.config.problems import LISTS, TABLES, Places, problem_lines
+from spanhook.config.secrets import hide, secrets_in
+from spanhook.config.settings import PluginOptions, listed
 from spanhook.errors import ConfigError, PluginError
 from spanhook.guard import attempt, located
 from spanhook.plugins.discovery import Installed

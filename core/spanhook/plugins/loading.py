@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from spanhook.config_files import LoadedConfig
-from spanhook.config_names import did_you_mean
+from spanhook.config.files import LoadedConfig
+from spanhook.config.names import did_you_mean
 from spanhook.errors import ConfigError, PluginError
 from spanhook.guard import Guard
 from spanhook.plugins.creation import create

@@ -10,7 +10,7 @@ from typing import Any
 
 import pluggy
 
-from spanhook.config_names import did_you_mean
+from spanhook.config.names import did_you_mean
 from spanhook.errors import PluginError
 from spanhook.guard import attempt, describe
 from spanhook.hookspecs import BACKEND_HOOKS, EXTRACTOR_HOOKS, PROJECT, HookSpecs

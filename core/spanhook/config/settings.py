@@ -1,4 +1,4 @@
-"""The configuration's shape: the models behind `tracing.toml`. How it is found and read is in `config_files.py`."""
+"""The configuration's shape: the models behind `tracing.toml`. How it is found and read is in `files.py`."""
 
 from __future__ import annotations
 

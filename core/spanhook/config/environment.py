@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic_settings import EnvSettingsSource, SettingsError
 
-from spanhook.config import ENV_DELIMITER, ENV_PREFIX, Settings
-from spanhook.config_names import nearest, sections_with
+from spanhook.config.names import nearest, sections_with
+from spanhook.config.settings import ENV_DELIMITER, ENV_PREFIX, Settings
 
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 

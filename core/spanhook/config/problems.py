@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from spanhook.config import ENV_PREFIX, Sections
-from spanhook.config_environment import variable_at, variable_for
-from spanhook.config_names import at, did_you_mean, known_names, sections_with
-from spanhook.config_secrets import hide
+from spanhook.config.environment import variable_at, variable_for
+from spanhook.config.names import at, did_you_mean, known_names, sections_with
+from spanhook.config.secrets import hide
+from spanhook.config.settings import ENV_PREFIX, Sections
 
 FILE_NAME = "tracing.toml"
 DEFAULTS = "defaults"

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from spanhook.config import Sections, Settings
-from spanhook.config_environment import file_variable, read_environment
-from spanhook.config_problems import DEFAULTS, FILE_NAME, IN_PYPROJECT, Places, problem_lines
+from spanhook.config.environment import file_variable, read_environment
+from spanhook.config.problems import DEFAULTS, FILE_NAME, IN_PYPROJECT, Places, problem_lines
+from spanhook.config.settings import Sections, Settings
 from spanhook.printable import printable
 
 if sys.version_info >= (3, 11):

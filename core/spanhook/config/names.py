@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import BaseModel
 
-from spanhook.config import Sections
+from spanhook.config.settings import Sections
 
 # Above what "project" and "redact" have in common, below "trace" and "tracing".
 _NEAR = 0.65
