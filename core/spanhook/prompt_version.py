@@ -33,18 +33,18 @@ def prompt_version(predictor: Any, signature: Any, demos: Any) -> str | None:
         signature: what it has for this call, a class or DSPy's text of one.
         demos: what it has for this call.
     """
+    known = _known.get(id(predictor))
+    if known is not None and known.predictor() is predictor and known.holds(signature, demos):
+        return known.version
+    if not dspy_compat.is_predictor(predictor):
+        return None
     version, error = probe(_version, predictor, signature, demos)
     if isinstance(error, Exception):
         raise error
     return version
 
 
-def _version(predictor: Any, signature: Any, demos: Any) -> str | None:
-    known = _known.get(id(predictor))
-    if known is not None and known.predictor() is predictor and known.holds(signature, demos):
-        return known.version
-    if not dspy_compat.is_predictor(predictor):
-        return None
+def _version(predictor: Any, signature: Any, demos: Any) -> str:
     signature = dspy_compat.signature_class(signature)
     version = _hash(signature, demos)
     made, _ = attempt(lambda: _Known(predictor, signature, demos, version))
@@ -73,6 +73,8 @@ class _Known:
         for now, then in self._fields:
             if now != then:
                 return False
+        if type(demos) is list and not demos:
+            return not self._demos
         # By value: quicker than to look for each value's identity.
         return len(demos) == len(self._demos) and all(map(_is_still, demos, self._demos))
 

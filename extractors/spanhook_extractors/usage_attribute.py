@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import dspy
 
@@ -42,8 +42,9 @@ class UsageAttributeExtractor:
 def _held(value: Any) -> Mapping[str, Any]:
     """What a dict, one of DSPy's records or another object holds, past all of the program's code."""
     if type(value) is dict:
-        return value
-    held = values(value)
+        return cast("Mapping[str, Any]", value)
+    # Nearly every module returns a `Prediction`, of which there is a quicker way to know that no code runs.
+    held: Mapping[str, Any] = value.__dict__ if type(value) is dspy.Prediction else values(value)
     if issubclass(type(value), dspy.Example):
         held = held.get("_store", held)
     return held if type(held) is dict else {}

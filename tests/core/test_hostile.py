@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from doubles import WAIT_S, Memory, tracer_of
 from spanhook import Tracer
-from spanhook.config import TracingSettings
+from spanhook.config.settings import TracingSettings
 
 HALF = "\ud83d"
 
