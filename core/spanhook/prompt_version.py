@@ -32,6 +32,9 @@ def prompt_version(predictor: Any, signature: Any, demos: Any) -> str | None:
         predictor: the module that is called.
         signature: what it has for this call, a class or DSPy's text of one.
         demos: what it has for this call.
+
+    Raises:
+        Exception: what code of the program's raises, of a demo's value for example; never an exit.
     """
     known = _known.get(id(predictor))
     if known is not None and known.predictor() is predictor and known.holds(signature, demos):
@@ -39,8 +42,10 @@ def prompt_version(predictor: Any, signature: Any, demos: Any) -> str | None:
     if not dspy_compat.is_predictor(predictor):
         return None
     version, error = probe(_version, predictor, signature, demos)
-    if isinstance(error, Exception):
-        raise error
+    if error is not None:
+        raise (
+            error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__} in the program's own code")
+        )
     return version
 
 

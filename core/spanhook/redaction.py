@@ -39,11 +39,13 @@ class Redactor:
     Args:
         settings: the user's patterns and fields, beside those that are known.
         max_chars: of one text.
+        timeout_s: for one of the user's patterns on one text; by default `PATTERN_TIMEOUT_S`.
     """
 
-    def __init__(self, settings: RedactSettings, max_chars: int = sys.maxsize) -> None:
+    def __init__(self, settings: RedactSettings, max_chars: int = sys.maxsize, timeout_s: float | None = None) -> None:
         self._enabled = settings.enabled
         self._max_chars = max_chars
+        self._timeout_s = timeout_s
         self._patterns: Sequence[Any] = [regex.compile(pattern) for pattern in settings.patterns]
         self._names = SecretNames(settings.fields)
         self._clean: set[str | None] = {"", None}  # texts that stay as they are
@@ -164,8 +166,9 @@ class Redactor:
         if not self._enabled:
             return text
         text = redacted(text, self._names)
+        timeout_s = self._timeout_s or PATTERN_TIMEOUT_S
         for pattern in self._patterns:
-            text = pattern.sub(MARK, text, timeout=PATTERN_TIMEOUT_S, concurrent=True)
+            text = pattern.sub(MARK, text, timeout=timeout_s, concurrent=True)
         return text
 
     def _remember(self, text: str) -> None:

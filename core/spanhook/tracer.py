@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from spanhook.plugins.registration import Plugin
 
 MAX_LOGGED_CHARS = 20_000  # of one text
+LOG_TIMEOUT_S = 0.05  # of one pattern of the user's: it may be the program's thread that logs
 
 M = TypeVar("M")
 V = TypeVar("V")
@@ -49,7 +50,7 @@ class Tracer:
     def __init__(self, settings: Settings, plugins: list[Plugin]) -> None:
         self.settings = settings
         content = settings.tracing.capture != "metadata"
-        self._guard = Guard(Redactor(settings.redact, MAX_LOGGED_CHARS).text, content=content)
+        self._guard = Guard(Redactor(settings.redact, MAX_LOGGED_CHARS, LOG_TIMEOUT_S).text, content=content)
         self._rejections = Rejections(self._guard, strict=settings.tracing.strict)
         self._lock = Lock()
         self._closed = self._has_told = False
