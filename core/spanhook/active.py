@@ -203,7 +203,7 @@ class OpenSpan:
             self.record.forget()
         self.arguments, self.live_call = NO_ARGUMENTS, None
         self.instance = self.record = self.prompt = self.noted = None
-        self.parent = still_around(self.parent) if self.is_left else None
+        self.parent = still_around(self.parent) if self.rare is not None and self.is_left else None
         self.inputs = self.outputs = self.attributes = self.error = None
         self.below = None
 

@@ -93,8 +93,8 @@ def _copied(demo: Any) -> dict[str, Any]:
     Raises:
         TypeError: a value is no plain data, so nobody can say cheaply whether it will have changed.
     """
-    copied = dict(_fields(demo))
-    if not _is_plain(copied):
+    copied = _fields(demo)
+    if copied is None or not _is_plain(copied):
         raise TypeError(type(demo))
     return copy.deepcopy(copied)
 
@@ -102,22 +102,18 @@ def _copied(demo: Any) -> dict[str, Any]:
 def _is_still(demo: Any, then: dict[str, Any]) -> bool:
     """Whether a demo is as it was; values of the program's classes may have any `__eq__`, and are not asked."""
     fields = _fields(demo)
+    if fields is None:
+        return False
     for value in fields.values():
         if type(value) is not str and not _is_plain(value):
             return False
     return fields == then
 
 
-def _fields(demo: Any) -> dict[str, Any]:
-    """The fields of a demo, past its methods.
-
-    Raises:
-        KeyError: it is neither a dict nor one of DSPy's records.
-    """
-    fields = demo if type(demo) is dict else held.own(demo)["_store"]
-    if type(fields) is not dict:
-        raise KeyError(type(demo))
-    return fields
+def _fields(demo: Any) -> dict[str, Any] | None:
+    """The fields of a demo, past its methods; None if it is neither a dict nor one of DSPy's records."""
+    fields = demo if type(demo) is dict else held.own(demo).get("_store")
+    return fields if type(fields) is dict else None
 
 
 def _is_plain(value: Any) -> bool:

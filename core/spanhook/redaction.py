@@ -52,9 +52,9 @@ class Redactor:
         self._clean_chars = 0
         self._plain: set[str] = set()  # names that do, too, and whose values are no secrets
 
-    def are_clean(self, texts: Iterable[str | None]) -> bool:
+    def are_clean(self, texts: Collection[str | None]) -> bool:
         """Whether texts are known to stay as they are. Few are known; asking costs next to nothing."""
-        return self._are_known(list(texts))
+        return self._are_known(texts)
 
     def text(self, text: str) -> str:
         """A text without secrets, not too long, and valid Unicode.
@@ -141,7 +141,11 @@ class Redactor:
             value = self._with_clean_names(value)
         if not self._are_known(value.values()) and (changes := self._changes(value.items())):
             value = {**value, **changes}
-        for holder, namers in _NAMED_VALUES:  # {"name": "api_key", "value": "…"}
+        return self._without_named(value) if "value" in value or "Value" in value else value
+
+    def _without_named(self, value: dict[str, Any]) -> dict[str, Any]:
+        """A dict without the value that another item of it names: {"name": "api_key", "value": "…"}."""
+        for holder, namers in _NAMED_VALUES:
             if holder in value and is_filled(value[holder]):
                 names = (value.get(namer) for namer in namers)
                 if any(isinstance(name, str) and self._is_field(name) for name in names):

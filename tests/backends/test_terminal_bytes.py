@@ -21,9 +21,13 @@ ORDERS = [
     "gone\b\b\b\b", "\x07", "\x0b\x0c", "\u202egpj.exe", "\u2066\u2069", "\x7f", "\x00",
 ]
 hostile = "a" + "b".join(ORDERS) + "z"
-if FORMAT == "events":
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(open(2, "w", closefd=False)))
-tracer = spanhook.configure({{"backends": {{"structlog": {{"format": FORMAT, "show_adapters": True}}}}}})
+if FORMAT.startswith("events"):
+    logger = structlog.PrintLoggerFactory(open(2, "w", closefd=False))
+    structlog.configure(logger_factory=logger)
+    if FORMAT == "events as JSON":
+        structlog.configure(processors=[structlog.processors.JSONRenderer(ensure_ascii=False)], logger_factory=logger)
+name = FORMAT.split()[0]
+tracer = spanhook.configure({{"backends": {{"structlog": {{"format": name, "show_adapters": True}}}}}})
 
 def work():
     "A tool."
@@ -47,7 +51,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("format", ["tree", "json", "events"])
+@pytest.mark.parametrize("format", ["tree", "json", "events", "events as JSON"])
 def test_nothing_but_colours(format):
     """Of all control characters a terminal gets our own colours and line ends, whatever was in the texts."""
     ours, theirs = pty.openpty()

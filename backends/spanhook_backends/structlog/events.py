@@ -69,9 +69,16 @@ def log_to_program(common: Mapping[str, Any], events: Iterable[Event]) -> None:
     """
     logger = structlog.get_logger(LOGGER_NAME).bind()  # else structlog puts a logger together for each event
     for level, name, event in events:
-        items = {**common, **event}.items()
-        escaped = {key: escape(value) if isinstance(value, str) else value for key, value in items}
-        getattr(logger, level)(name, **escaped)
+        getattr(logger, level)(name, **_harmless({**common, **event}))
+
+
+def _harmless(value: Any) -> Any:
+    """Plain data in which no text has an order for a terminal."""
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, dict):
+        return {escape(key): _harmless(item) for key, item in value.items()}
+    return [_harmless(item) for item in value] if isinstance(value, list) else value
 
 
 def span_event(span: Span, *, with_traceback: bool = True) -> dict[str, Any]:

@@ -98,16 +98,18 @@ class Handover:
         """What can go out now that these have come."""
         # Everything: a plugin that raises to end the process would end this thread alone, unseen, and all delivery.
         with self._guard("delivery: preparing items", everything=True):
-            return [self._finished(item) for item in (items if self._keep is None else self._chosen(items))]
+            if self._keep is None:
+                return [self._finish(item) or NOT_PREPARED for item in items]
+            return [self._finished(item) for item in self._chosen(self._keep, items)]
         return [NOT_PREPARED] * len(items)
 
     def _finished(self, item: Any) -> Item | Dropped:
         return NOT_PREPARED if item is NOT_PREPARED else self._finish(item) or NOT_PREPARED
 
-    def _chosen(self, items: Sequence[Any]) -> list[Any]:
+    def _chosen(self, keep: Callable[[Any], Sequence[Item] | None], items: Sequence[Any]) -> list[Any]:
         ready: list[Any] = []
         for item in items:
-            chosen = None if self._keep is None else self._keep(item)
+            chosen = keep(item)
             ready += (NOT_PREPARED,) if chosen is None else chosen
         return ready
 
