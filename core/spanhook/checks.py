@@ -11,8 +11,8 @@ from typing import Any, get_args
 from spanhook import dspy_compat
 from spanhook.budgets import OverBudget
 from spanhook.delivery.items import Identity
+from spanhook.redaction.patterns import redacted
 from spanhook.scopes import Interaction
-from spanhook.secret_patterns import redacted
 from spanhook.snapshot import snapshot, trim
 from spanhook.span import Sentiment, Signal, SignalType
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
-from spanhook.secret_patterns import redacted
+from spanhook.redaction.patterns import redacted
 from spanhook.snapshot import snapshot
 from spanhook.span import USAGE_FIELDS, Facts, Span, Usage
 

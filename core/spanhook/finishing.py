@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spanhook.delivery.items import NOT_PREPARED, Dropped, Identity, Item
 from spanhook.guard import Guard
 from spanhook.ids import uuid_of
-from spanhook.redaction import Redactor
+from spanhook.redaction.redactor import Redactor
 from spanhook.snapshot import name_of, trim
 from spanhook.span import Signal, Span, SpanError
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from spanhook.printable import printable
 from spanhook.processes import Lock, without_forks
-from spanhook.secret_patterns import redacted
+from spanhook.redaction.patterns import redacted
 
 logger = logging.getLogger("spanhook")
 

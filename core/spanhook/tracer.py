@@ -24,7 +24,7 @@ from spanhook.guard import Guard, warn
 from spanhook.installation import Installation
 from spanhook.processes import Lock, call_at_exit
 from spanhook.recorder import Recorder
-from spanhook.redaction import Redactor
+from spanhook.redaction.redactor import Redactor
 from spanhook.rejections import Rejections
 from spanhook.scopes import Interaction, SpanScope
 from spanhook.span import KINDS, Kind, Sentiment, SignalType, Span, Trait

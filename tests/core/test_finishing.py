@@ -121,7 +121,7 @@ def test_the_limit_is_the_configuration_s():
 
 def test_the_ids_of_what_can_t_be_checked_are_checked_alone(monkeypatch):
     """One comment on which a pattern takes too long: ids are still redacted, and what has no id left goes nowhere."""
-    monkeypatch.setattr("spanhook.redaction.PATTERN_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("spanhook.redaction.redactor.PATTERN_TIMEOUT_S", 0.01)
     endless = "a" * 40 + "c"
     memory = Memory()
     tracer = tracer_of(memory, redact={"patterns": [r"(a|aa)+$", r"CUST-\d+"]})

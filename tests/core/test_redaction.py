@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from doubles import Memory, one_span, tracer_of
 from fake_secrets import BY_LOOK, CANARY, NAMES, plain
 from spanhook import RedactSettings
-from spanhook.redaction import MARGIN_CHARS, Redactor
-from spanhook.secret_names import is_secret_name
-from spanhook.secret_patterns import MARK, redacted
+from spanhook.redaction.names import is_secret_name
+from spanhook.redaction.patterns import MARK, redacted
+from spanhook.redaction.redactor import MARGIN_CHARS, Redactor
 from spanhook.snapshot import snapshot
 
 WRAPS = [
@@ -233,7 +233,7 @@ def test_patterns_and_fields_from_the_environment(monkeypatch):
 
 def test_a_pattern_that_never_ends(monkeypatch):
     """It is stopped; what it could not check does not leave the process, and that is counted."""
-    monkeypatch.setattr("spanhook.redaction.PATTERN_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("spanhook.redaction.redactor.PATTERN_TIMEOUT_S", 0.01)
     memory = Memory()
     tracer = tracer_of(memory, redact={"patterns": [r"(a|aa)+$"]})
     with tracer.span("work", text="a" * 40 + "c"):

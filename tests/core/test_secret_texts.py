@@ -14,8 +14,8 @@ from dspy.utils import DummyLM
 
 import spanhook
 from doubles import Memory, tracer_of
-from spanhook.secret_names import SecretNames
-from spanhook.secret_patterns import MARK, redacted
+from spanhook.redaction.names import SecretNames
+from spanhook.redaction.patterns import MARK, redacted
 
 OWN = SecretNames(["patient_id", "iban", "Größe"])
 PGP = "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: GnuPG v2.0.22 (GNU/Linux)\n\nlQOYBFab\n"

@@ -22,7 +22,7 @@ from exact import ENGINES, RELEASE, assert_exact, lm_spans, text_of
 from lm_server import LMServer, Reply
 from programs import Answerer, FanOut
 from spanhook import Call, Span, Tracer
-from spanhook.secret_patterns import redacted
+from spanhook.redaction.patterns import redacted
 from spanhook.testing import capture_spans
 
 engines = pytest.mark.parametrize("engine", ENGINES)

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from spanhook.secret_names import is_secret_name
-from spanhook.secret_patterns import redacted
+from spanhook.redaction.names import is_secret_name
+from spanhook.redaction.patterns import redacted
 
 _PLAIN = (str, int, float, bool, NoneType, Path, datetime.datetime, datetime.date, datetime.timedelta, enum.Enum)
 _CONTAINERS = (list, tuple, set, frozenset, dict, Mapping, Sequence, Collection, Union, UnionType, Annotated)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from spanhook.field_blocks import MARK
-from spanhook.secret_names import SecretNames
+from spanhook.redaction.field_blocks import MARK
+from spanhook.redaction.names import SecretNames
 
 MAX_VALUE_CHARS = 4_000  # of a text in quotes
 MAX_DATA_CHARS = 100_000  # of a list or dict

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import regex
 
-from spanhook.secret_names import SecretNames
-from spanhook.secret_patterns import MARK, redacted
-from spanhook.secret_values import is_filled, only_tells
+from spanhook.redaction.names import SecretNames
+from spanhook.redaction.patterns import MARK, redacted
+from spanhook.redaction.values import is_filled, only_tells
 from spanhook.snapshot import snapshot, trim, trim_text
 
 if TYPE_CHECKING:

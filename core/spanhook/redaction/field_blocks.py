@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from spanhook.secret_names import SecretNames
+from spanhook.redaction.names import SecretNames
 
 MARK = "[redacted]"
 

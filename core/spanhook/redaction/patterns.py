@@ -11,9 +11,9 @@ import binascii
 import re
 from collections.abc import Iterator
 
-from spanhook.field_blocks import MARK, blocks
-from spanhook.named_values import named_values
-from spanhook.secret_names import KNOWN, SecretNames
+from spanhook.redaction.field_blocks import MARK, blocks
+from spanhook.redaction.named_values import named_values
+from spanhook.redaction.names import KNOWN, SecretNames
 
 __all__ = ["MARK", "redacted"]
 

@@ -1,0 +1,1 @@
+"""Taking secrets out: what they look like, what their names are, and what holds them."""
