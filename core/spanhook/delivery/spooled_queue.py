@@ -163,7 +163,6 @@ class SpooledQueue(Queue):
             if not is_damage(error):
                 raise
             source.file.set_aside(error)
-        if not source.file.is_open:
             entries, reached = [], source.upto
         with self.lock:
             if source.read != after:
