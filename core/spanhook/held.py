@@ -20,6 +20,7 @@ _model_values: Callable[[Any], dict[str, Any]] = BaseModel.__dict__["__dict__"].
 _model_extra: Callable[[Any], Any] = BaseModel.__dict__["__pydantic_extra__"].__get__
 
 _MODELS = type(BaseModel)
+_MISSING = object()
 _NOTHING: Mapping[str, Any] = {}
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
@@ -53,11 +54,26 @@ def own(value: Any) -> Mapping[str, Any]:
     return _NOTHING
 
 
-def values(value: Any) -> Mapping[str, Any]:
-    """The same, and what an object of pydantic's has beside its fields."""
-    found = own(value)
-    extra = _extra(value) if is_model(type(value)) else None
-    return {**found, **extra} if extra else found
+def attribute(value: Any, name: str) -> Any:
+    """What an object has by this name, as far as no code has to run to know; else None.
+
+    Its own, what a slot holds, what one of pydantic's has beside its fields, or a plain value that its class has.
+    """
+    if name in (found := own(value)):
+        return found[name]
+    if is_model(type(value)) and name in (extra := _extra(value) or _NOTHING):
+        return extra[name]
+    return None if (item := _of_class(value, name)) is _MISSING else item
+
+
+def _of_class(value: Any, name: str) -> Any:
+    found = _found(_mro(type(value)), name)
+    if type(found) is types.MemberDescriptorType:
+        try:
+            return found.__get__(value)
+        except AttributeError:  # it was never set
+            return _MISSING
+    return found if type(type(found)) is type and type(found) in _PLAIN else _MISSING
 
 
 def model_fields(value: BaseModel, kind: type[BaseModel]) -> dict[str, Any]:
@@ -84,15 +100,9 @@ def dataclass_fields(value: Any) -> dict[str, Any] | None:
         return None
     held, found = own(value), {}
     for name in fields:
-        if name in held:
-            found[name] = held[name]
-        elif type(slot := _found(classes, name)) is types.MemberDescriptorType:
-            try:
-                found[name] = slot.__get__(value)
-            except AttributeError:  # it was never set
-                continue
-        elif type(type(slot)) is type and type(slot) in _PLAIN and slot is not None:
-            found[name] = slot  # a default, which the class has
+        item = held[name] if name in held else _of_class(value, name)
+        if item is not _MISSING:
+            found[name] = item
     return found
 
 
@@ -101,4 +111,4 @@ def _found(classes: tuple[type, ...], name: str) -> Any:
         members = _members(one)
         if name in members:
             return members[name]
-    return None
+    return _MISSING

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import dspy
 
-from spanhook import Call, Facts, hookimpl
-from spanhook.held import values
+from spanhook import Call, Facts, Usage, hookimpl
+from spanhook.held import attribute
 from spanhook_extractors.usage_dicts import read_usage
 
+_NOTHING: dict[str, Any] = {}
+_COUNTS = (
+    "prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens", "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+)  # fmt: skip
+_PARTS = ("cached_tokens", "cache_creation_tokens", "cache_write_tokens", "reasoning_tokens", "audio_tokens")
 _DETAILS = ("prompt_tokens_details", "input_tokens_details", "completion_tokens_details", "output_tokens_details")
 
 
@@ -28,23 +33,26 @@ class UsageAttributeExtractor:
         """Read `outputs.usage`, or `outputs["usage"]`, where the result itself holds it: properties are never asked."""
         if call.outputs is None or (call.kind == "lm" and call.instance is not None):
             return None
-        given = _held(call.outputs).get("usage")
+        given = _member(call.outputs, "usage")
         if given is None:
             return None
-        counts = dict(_held(given))
+        if type(given) is Usage:
+            return {"usage": given} if given else None
+        counts = {name: _member(given, name) for name in _COUNTS}
         for name in _DETAILS:
-            if name in counts:
-                counts[name] = _held(counts[name])
+            if (details := _member(given, name)) is not None:
+                counts[name] = {part: _member(details, part) for part in _PARTS}
         usage = read_usage(counts)
         return {"usage": usage} if usage else None
 
 
-def _held(value: Any) -> Mapping[str, Any]:
-    """What a dict, one of DSPy's records or another object holds, past all of the program's code."""
-    if type(value) is dict:
-        return cast("Mapping[str, Any]", value)
-    # Nearly every module returns a `Prediction`, of which there is a quicker way to know that no code runs.
-    held: Mapping[str, Any] = value.__dict__ if type(value) is dspy.Prediction else values(value)
-    if issubclass(type(value), dspy.Example):
-        held = held.get("_store", held)
-    return held if type(held) is dict else {}
+def _member(value: Any, name: str) -> Any:
+    """What a dict, one of DSPy's records or another object holds by this name, past all of the program's code."""
+    kind = type(value)
+    if kind is dspy.Prediction:  # nearly every module returns one, of which there is a quicker way to know
+        return value.__dict__.get("_store", _NOTHING).get(name)
+    if issubclass(kind, dict):
+        return dict.get(value, name)
+    if issubclass(kind, dspy.Example):
+        return _member(attribute(value, "_store"), name)
+    return attribute(value, name)

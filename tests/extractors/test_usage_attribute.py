@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
+from collections import OrderedDict
 from typing import Any
 from unittest import mock
 
@@ -10,8 +12,16 @@ import dspy
 import litellm
 import pytest
 
-from spanhook import Call
+from spanhook import Call, Usage
 from spanhook_extractors.usage_attribute import UsageAttributeExtractor
+
+
+@dataclasses.dataclass(slots=True)
+class Slots:
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: Any
+
 
 COUNTS = {"prompt_tokens": 5, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 2}}
 
@@ -36,8 +46,12 @@ def found(outputs: Any) -> Any:
             usage=types.SimpleNamespace(**{**COUNTS, "prompt_tokens_details": Result(cached_tokens=2)})
         ),
         litellm.ModelResponse(usage=litellm.Usage(**COUNTS)),
+        Result(usage=Slots(5, 7, Result(cached_tokens=2))),
+        Result(usage=type("Counted", (), {"input_tokens": 5, "output_tokens": 7, "cache_read_input_tokens": 2})()),
+        Result(usage=Usage(input_tokens=5, output_tokens=7, cached_input_tokens=2)),
+        OrderedDict(usage=OrderedDict(COUNTS)),
     ],
-    ids=["dict", "prediction", "object", "namespace", "pydantic"],
+    ids=["dict", "prediction", "object", "namespace", "pydantic", "slots", "class", "our own", "kind of dict"],
 )
 def test_where_it_is(outputs):
     """In a dict, a prediction, an object's own attributes, a pydantic object; and so on inside."""
