@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -168,7 +169,7 @@ def test_plugins_lists_what_is_installed(elsewhere: Path) -> None:
 
 
 @pytest.fixture
-def acme(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def acme(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A distribution with the backend `acme`, whose module is not there, and an extra of that name."""
     site = elsewhere / "site"
     info = site / "acme_traces-1.0.dist-info"
@@ -176,7 +177,9 @@ def acme(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-traces\nVersion: 1.0\nProvides-Extra: acme\n")
     (info / "entry_points.txt").write_text("[spanhook.backends]\nacme = acme_traces_plugin.backend:Backend\n")
     monkeypatch.syspath_prepend(str(site))
-    return site
+    yield site
+    for name in [name for name in sys.modules if name.startswith("acme_traces_plugin")]:
+        del sys.modules[name]  # the next test has another of that name
 
 
 def test_plugins_says_why_one_cannot_be_loaded(acme: Path) -> None:
