@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from queue import Empty, SimpleQueue
+import threading
+from contextlib import suppress
 
 
 class Bell:
     """Rings may come from anywhere: a signal handler, or a finalizer that the garbage collector runs, may ring on a
-    thread that is in the middle of ringing. `threading.Event` has a lock that such a thread would wait for, for ever;
-    `SimpleQueue` is made for it.
+    thread that is in the middle of ringing. `threading.Event` has a lock that such a thread would wait for, for ever.
+    Here is but one lock, held while the bell is silent: to ring is to release it.
     """
 
-    __slots__ = ("_rings",)
+    __slots__ = ("_silence",)
 
     def __init__(self) -> None:
-        self._rings: SimpleQueue[None] = SimpleQueue()
+        self._silence = threading.Lock()
+        self.clear()
 
     def ring(self) -> None:
         """Wake who waits, or who waits next."""
-        if self._rings.empty():  # more than one is no more
-            self._rings.put(None)
+        with suppress(RuntimeError):  # it has rung already, and more than once is no more
+            self._silence.release()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Sleep until it rings, for at most so many seconds; whether it did. The ring is over then."""
-        try:
-            self._rings.get(timeout=timeout_s)
-        except Empty:
-            return False
-        return True
+        return self._silence.acquire(timeout=-1 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
 
     def clear(self) -> None:
         """Forget what has rung."""
-        while self.wait(0):
-            pass
+        self._silence.acquire(blocking=False)
