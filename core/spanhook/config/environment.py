@@ -7,12 +7,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic_settings import EnvSettingsSource, SettingsError
-
 from spanhook.config.names import nearest, sections_with
 from spanhook.config.settings import ENV_DELIMITER, ENV_PREFIX, Settings
 
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+_TABLES = ("backends", "extractors")  # sections with a table for each plugin
 
 
 def file_variable() -> tuple[str, str]:
@@ -47,25 +46,41 @@ def variable_at(keys: Sequence[str | int]) -> str:
 
 def read_environment(problems: list[str]) -> dict[str, Any]:
     """What the variables give, in the shape of a file; those that are unknown or can't be read are `problems`."""
-    whole: list[str] = []  # those that give a whole section, as JSON
-    for path, name in option_variables().items():
-        if path[0] not in Settings.model_fields:
+    found: dict[str, Any] = {}
+    # Read here, as releases of pydantic-settings differ in what they take for JSON: a variable for one option is a
+    # text, and stronger than one for a whole table.
+    for path, name in sorted(option_variables().items(), key=lambda item: len(item[0])):
+        section, text = path[0], os.environ[name]
+        if section not in Settings.model_fields:
             problems.append(f"{name}: unknown variable{_meant(name)}")
-        elif len(path) == 1 and not _is_json(os.environ[name]):
-            whole.append(name)
-    try:
-        return dict(EnvSettingsSource(Settings)())
-    except SettingsError:  # the only values that are parsed here are those of whole sections
-        problems.append(f"{', '.join(whole)}: not valid JSON; better give each option a variable of its own")
-        return {}
+        elif len(path) == 1:
+            table = _json(text)
+            if table is None:
+                problems.append(f"{name}: not valid JSON; better give each option a variable of its own")
+            else:
+                found[section] = table
+        else:
+            is_table = len(path) == 2 and section in _TABLES
+            _put(found, path, table if is_table and isinstance(table := _json(text), dict) else text)
+    return found
 
 
-def _is_json(text: str) -> bool:
+def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    *above, last = path
+    for key in above:
+        below = tree.get(key)
+        tree[key] = below = below if isinstance(below, dict) else {}
+        tree = below
+    is_more = isinstance(value, dict) and isinstance(tree.get(last), dict)
+    tree[last] = {**tree[last], **value} if is_more else value
+
+
+def _json(text: str) -> Any:
+    """What it holds; None if it is no JSON."""
     try:
-        json.loads(text)
+        return json.loads(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _meant(name: str) -> str:
