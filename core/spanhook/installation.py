@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import suppress
 from typing import Any
 
 from spanhook import dspy_compat
 from spanhook.dspy_source import DSPySource
+from spanhook.errors import InstallError
 from spanhook.guard import warn
 
 _installed: weakref.WeakSet[Installation] = weakref.WeakSet()
@@ -50,8 +52,7 @@ class Installation:
         _installed.discard(self)
         present = dspy_compat.process_callbacks()
         if self.source in present:
-            # On another thread than DSPy's own: it stays, asleep.
-            with self.source.guard("shutdown: removing the callback"):
+            with suppress(InstallError):  # on another thread than DSPy's own: it stays, asleep
                 dspy_compat.set_callbacks([c for c in present if c is not self.source])
 
     def check(self, *, here: bool = False) -> None:

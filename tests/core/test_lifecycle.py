@@ -155,6 +155,22 @@ def test_a_tracer_that_was_shut_down_leaves_nothing_behind() -> None:
     assert gone() is None
 
 
+def test_a_shutdown_on_another_thread_has_nothing_to_complain_of(caplog: pytest.LogCaptureFixture) -> None:
+    """DSPy keeps the callback there, and it does nothing any more: nothing was lost, so nothing is said."""
+    dspy.configure(lm=scripted())
+    memory = Memory()
+    tracer = tracer_of(memory)
+    ended: list[bool] = []
+    thread = threading.Thread(target=lambda: ended.append(tracer.shutdown()))
+    thread.start()
+    thread.join()
+    Answerer()(question="Why?")
+    assert ended == [True]
+    assert memory.spans == []
+    assert tracer.stats().errors == {}
+    assert caplog.messages == []
+
+
 def test_disabling_replaces_the_tracer_that_was_there() -> None:
     """enabled = false after another configuration: nothing is traced any more."""
     memory = Memory()
