@@ -10,10 +10,40 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.dummies import DummyLM
 
 import odd_plugins
 import spanhook
-from doubles import install
+from doubles import Memory, install, tracer_of
+from lm_server import LMServer
+from spanhook import Tracer
+
+
+@pytest.fixture
+def memory() -> Memory:
+    """A backend that keeps what it gets."""
+    return Memory()
+
+
+@pytest.fixture
+def server() -> Iterator[LMServer]:
+    """A language model over HTTP."""
+    with LMServer() as running:
+        yield running
+
+
+@pytest.fixture
+def tracer(memory: Memory, server: LMServer) -> Iterator[Tracer]:
+    """A tracer to `memory`, of programs that ask `server` and have its counts of tokens."""
+    with dspy.context(lm=server.lm()):
+        yield tracer_of(memory, tracing={"extractors": ["history"]})
+
+
+@pytest.fixture
+def dummy_lm() -> Iterator[None]:
+    """DSPy's model is its own dummy, which answers a0, a1, a2 and so on."""
+    with dspy.context(lm=DummyLM([{"answer": f"a{i}"} for i in range(100)])):
+        yield
 
 
 @pytest.fixture

@@ -29,11 +29,6 @@ def server() -> Iterator[LMServer]:
 
 
 @pytest.fixture
-def memory() -> Memory:
-    return Memory()
-
-
-@pytest.fixture
 def tracer(memory: Memory) -> spanhook.Tracer:
     return tracer_of(memory, tracing=EXTRACTORS)
 

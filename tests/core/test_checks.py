@@ -29,11 +29,6 @@ def made(**changes: Any) -> Signal:
 
 
 @pytest.fixture
-def memory() -> Memory:
-    return Memory()
-
-
-@pytest.fixture
 def tracer(memory: Memory) -> Tracer:
     return tracer_of(memory)
 

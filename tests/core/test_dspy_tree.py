@@ -20,12 +20,6 @@ from spanhook.testing import capture_spans
 
 
 @pytest.fixture
-def server() -> Iterator[LMServer]:
-    with LMServer() as running:
-        yield running
-
-
-@pytest.fixture
 def spans(server: LMServer) -> Iterator[list[Span]]:
     with dspy.context(lm=server.lm()), capture_spans() as captured:
         yield captured

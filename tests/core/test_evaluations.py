@@ -8,7 +8,7 @@ import logging
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import dspy
@@ -20,12 +20,6 @@ from lm_server import LMServer, Reply
 from programs import Answerer
 from spanhook import Span, evaluations
 from spanhook.testing import capture_spans
-
-
-@pytest.fixture
-def server() -> Iterator[LMServer]:
-    with LMServer() as running:
-        yield running
 
 
 def devset(size: int) -> list[dspy.Example]:

@@ -9,20 +9,8 @@ from typing import Any
 import dspy
 import pytest
 
-from doubles import WAIT_S, Memory, tracer_of
-from lm_server import LMServer
+from doubles import WAIT_S, Memory
 from spanhook import Span, Tracer
-
-
-@pytest.fixture
-def memory() -> Memory:
-    return Memory()
-
-
-@pytest.fixture
-def tracer(memory: Memory) -> Iterator[Tracer]:
-    with LMServer() as server, dspy.context(lm=server.lm()):
-        yield tracer_of(memory)
 
 
 class Chats:

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import dspy
-import pytest
 
-from doubles import Memory, tracer_of
-from lm_server import LMServer
+from doubles import Memory
 from spanhook import Interaction, Tracer
-
-
-@pytest.fixture
-def memory() -> Memory:
-    return Memory()
-
-
-@pytest.fixture
-def tracer(memory: Memory) -> Iterator[Tracer]:
-    with LMServer() as server, dspy.context(lm=server.lm()):
-        yield tracer_of(memory, tracing={"extractors": ["history"]})
 
 
 def enter(interaction: Interaction, question: str) -> None:

@@ -23,11 +23,6 @@ ALL = ["error", "slow:5s", "cost:0.10"]
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
-@pytest.fixture
-def memory() -> Memory:
-    return Memory()
-
-
 def configured(memory: Memory, keep: list[str], sample_rate: float = 0.0, **sections: Any) -> spanhook.Tracer:
     return tracer_of(memory, tracing={"sample_rate": sample_rate, "keep": keep}, **sections)
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.utils.dummies import DummyLM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,15 +28,7 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
 
 
-@pytest.fixture(autouse=True)
-def lm() -> Iterator[None]:
-    with dspy.context(lm=DummyLM([{"answer": f"a{i}"} for i in range(100)])):
-        yield
-
-
-@pytest.fixture
-def memory() -> Memory:
-    return Memory()
+pytestmark = pytest.mark.usefixtures("dummy_lm")
 
 
 def roots(memory: Memory) -> list[spanhook.Span]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Barrier
@@ -11,7 +10,6 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.utils.dummies import DummyLM
 
 import spanhook
 from doubles import WAIT_S, Memory, one_span, tracer_of
@@ -20,17 +18,6 @@ from spanhook import BudgetExceededError, Span, Tracer
 
 INTERACTION = "interaction: rejected: this interaction is open already; make one for each block"
 SPAN = "span: rejected: this span is open already; make one for each block"
-
-
-@pytest.fixture
-def memory() -> Memory:
-    return Memory()
-
-
-@pytest.fixture
-def tracer(memory: Memory) -> Iterator[Tracer]:
-    with dspy.context(lm=DummyLM([{"answer": f"a{i}"} for i in range(100)])):
-        yield tracer_of(memory)
 
 
 def by_name(tracer: Tracer, memory: Memory) -> dict[str, Span]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import dspy
 import pytest
 
@@ -16,12 +14,6 @@ from spanhook.config.settings import DEFAULT_EXTRACTORS
 from spanhook.testing import capture_spans
 
 MODEL = "openai/gpt-4o-mini"  # DSPy knows its price
-
-
-@pytest.fixture
-def server() -> Iterator[LMServer]:
-    with LMServer() as running:
-        yield running
 
 
 def calls(spans: list[Span]) -> list[Span]:

@@ -8,7 +8,6 @@ import inspect
 import pickle
 import re
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import cloudpickle
@@ -24,19 +23,10 @@ from spanhook import Tracer
 from spanhook.dspy_compat import process_callbacks
 from spanhook.testing import capture_spans
 
+pytestmark = pytest.mark.usefixtures("dummy_lm")
+
 # DSPy asks for it from 3.1 on.
 ALLOW_PICKLE = {"allow_pickle": True} if "allow_pickle" in inspect.signature(dspy.load).parameters else {}
-
-
-@pytest.fixture(autouse=True)
-def lm() -> Iterator[None]:
-    with dspy.context(lm=DummyLM([{"answer": f"a{i}"} for i in range(100)])):
-        yield
-
-
-@pytest.fixture
-def memory() -> Memory:
-    return Memory()
 
 
 def configured(memory: Memory, **tracing: Any) -> Tracer:
