@@ -16,7 +16,8 @@ import odd_plugins
 import spanhook
 from doubles import Memory, install, tracer_of
 from lm_server import LMServer
-from spanhook import Tracer
+from spanhook import Span, Tracer
+from spanhook.testing import capture_spans
 
 
 @pytest.fixture
@@ -37,6 +38,13 @@ def tracer(memory: Memory, server: LMServer) -> Iterator[Tracer]:
     """A tracer to `memory`, of programs that ask `server` and have its counts of tokens."""
     with dspy.context(lm=server.lm()):
         yield tracer_of(memory, tracing={"extractors": ["history"]})
+
+
+@pytest.fixture
+def spans(server: LMServer) -> Iterator[list[Span]]:
+    """The finished spans of the test's programs, which ask `server`."""
+    with dspy.context(lm=server.lm()), capture_spans() as captured:
+        yield captured
 
 
 @pytest.fixture

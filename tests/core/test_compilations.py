@@ -91,7 +91,7 @@ def simba() -> Any:
     return optimizer.compile(Answerer(), trainset=examples(4), seed=0)
 
 
-OPTIMIZERS = [bootstrap, mipro, gepa, simba]
+OPTIMIZERS = {bootstrap: "BootstrapFewShot", mipro: "MIPROv2", gepa: "GEPA", simba: "SIMBA"}
 
 
 def asked_since(server: LMServer, serial: int) -> int:
@@ -123,10 +123,10 @@ def test_a_compiled_program_is_the_same(server: LMServer, compile_program: Calla
 @pytest.mark.skipif(not TELLS, reason="this DSPy tells nobody of a compilation")
 @pytest.mark.parametrize("compile_program", OPTIMIZERS)
 def test_a_compilation_is_one_trace(server: LMServer, compile_program: Callable[[], Any]) -> None:
-    """One root, of kind compile, with the sum of all calls; its evaluations are numbered, and their examples scored."""
+    """One root, named after the optimizer, with the sum of all calls; its evaluations are numbered, examples scored."""
     _, spans, _ = traced(compile_program)
     (root,) = [span for span in spans if span.parent_id is None]
-    assert root.kind == "compile"
+    assert (root.kind, root.name) == ("compile", OPTIMIZERS[compile_program])
     assert {span.trace_id for span in spans} == {root.trace_id}
     calls = [span for span in spans if span.kind == "lm"]
     assert len(calls) == len(server.answered)

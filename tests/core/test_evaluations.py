@@ -49,6 +49,7 @@ def test_each_example_has_its_own_score(server: LMServer, threads: int) -> None:
         result = evaluate(Answerer(), by_number, 12, threads)
     root = spans[-1]
     assert (root.kind, root.parent_id, root.attributes["score"]) == ("evaluate", None, result.score)
+    assert (root.inputs["devset"], root.outputs) == ("12 examples", {"score": result.score})
     assert len({span.trace_id for span in spans}) == 1
     found = examples(spans)
     assert {question: span.attributes["score"] for question, span in found.items()} == {

@@ -1,0 +1,93 @@
+"""Adapters: a span for each call of `format` and `parse`, also of inherited ones, and what they call below it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+import pytest
+
+from doubles import WAIT_S, Memory, tracer_of
+from lm_server import LMServer
+from programs import Answerer
+from spanhook.testing import capture_spans
+from trees import only, tree
+
+
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()])
+def test_an_adapter_formats_once_and_parses_once(server: LMServer, adapter: dspy.Adapter) -> None:
+    """One span each, with the arguments by name, also where DSPy reports the inherited method as a second call."""
+    with dspy.context(lm=server.lm(), adapter=adapter), capture_spans() as spans:
+        Answerer()(question="Why?")
+    assert only(spans, "adapter_format").inputs == {
+        "signature": "question -> answer",
+        "demos": [],
+        "inputs": {"question": "Why?"},
+    }
+    assert set(only(spans, "adapter_parse").inputs) == {"signature", "completion"}
+
+
+class Stripping(dspy.TwoStepAdapter):
+    """Overrides a method and calls the inherited one, which calls a model."""
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+        return super().parse(signature, completion.strip())
+
+
+class Lowering(Stripping):
+    """Once more."""
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+        return super().parse(signature, completion.lower())
+
+
+@pytest.mark.parametrize("kind", [dspy.TwoStepAdapter, Stripping, Lowering])
+def test_what_an_inherited_method_of_an_adapter_calls(server: LMServer, kind: type[dspy.TwoStepAdapter]) -> None:
+    """It hangs under the one span of the method, and counts in every sum above."""
+    lm = server.lm()
+    with dspy.context(lm=lm, adapter=kind(lm)), capture_spans() as spans:
+        Answerer()(question="Why?")
+    assert tree(spans) == [
+        "module Answerer",
+        "  module Predict",
+        f"    adapter_format {kind.__name__}.format",
+        "    lm LM",
+        f"    adapter_parse {kind.__name__}.parse",
+        "      adapter_format ChatAdapter.format",
+        "      lm LM",
+        "      adapter_parse ChatAdapter.parse",
+    ]
+    told = [answer.tokens.prompt for answer in server.answered.values() if answer.tokens]
+    assert len(told) == 2
+    assert spans[-1].usage is not None
+    assert spans[-1].usage.input_tokens == sum(told)
+
+
+def test_a_method_of_an_adapter_at_shutdown(server: LMServer, caplog: pytest.LogCaptureFixture) -> None:
+    """However often DSPy reports it, it is one call that still runs; its end and what it raises change nothing."""
+
+    class Stopping(dspy.JSONAdapter):
+        def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+            return super().parse(signature, completion)
+
+    class Last(Stopping):
+        def user_message_output_requirements(self, signature: type[dspy.Signature]) -> str:
+            tracer.shutdown()
+            raise ValueError("stop")
+
+    tracer = tracer_of(Memory())
+    with dspy.context(lm=server.lm(), adapter=Last()), pytest.raises(ValueError, match="stop"):
+        dspy.Predict("question -> answer")(question="Why?")
+    assert "2 spans that were still running" in caplog.text
+    assert not tracer.stats().errors
+
+
+def test_an_adapter_that_the_program_calls_itself() -> None:
+    """Its result is that of the interaction around it, like any call's."""
+    memory = Memory()
+    tracer = tracer_of(memory)
+    with tracer.interaction():
+        written = dspy.ChatAdapter().format(dspy.Signature("question -> answer"), [], {"question": "Why?"})
+    assert tracer.flush(WAIT_S)
+    assert memory.spans[-1].kind == "interaction"
+    assert memory.spans[-1].outputs == written
