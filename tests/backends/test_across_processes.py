@@ -11,9 +11,9 @@ import pytest
 import spanhook
 from lm_server import LMServer
 from programs import Answerer
+from remote_trace import TRACE, TRACEPARENT
 
-TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-FOREIGN = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
+FOREIGN = {"traceparent": TRACEPARENT}
 
 
 @pytest.fixture

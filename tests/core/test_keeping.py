@@ -14,13 +14,13 @@ from dspy.utils.dummies import DummyLM
 
 import spanhook
 from doubles import Memory, tracer_of
+from remote_trace import SPAN, TRACE, TRACEPARENT
 from spanhook import Span, SpanError
 from spanhook.delivery.keeping import Keeping, Rule, rule_of
 from spanhook.ids import is_sampled
 from spanhook.span import Kind
 
 ALL = ["error", "slow:5s", "cost:0.10"]
-TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 def configured(memory: Memory, keep: list[str], sample_rate: float = 0.0, **sections: Any) -> spanhook.Tracer:
@@ -190,7 +190,7 @@ def test_the_rate_travels_with_the_trace(memory: Memory) -> None:
         with tracer.interaction():
             spanhook.inject(headers)
     tracer = configured(memory, [], 0.001)
-    for came in (headers, {"traceparent": f"00-{TRACE}-{PARENT}-01"}):
+    for came in (headers, {"traceparent": TRACEPARENT}):
         with spanhook.attach(came), tracer.span("work"):
             pass
     tracer.flush()
@@ -200,7 +200,7 @@ def test_the_rate_travels_with_the_trace(memory: Memory) -> None:
 def test_what_a_caller_leaves_out_is_kept_here_if_it_matters_here(memory: Memory) -> None:
     """Each process decides for its own part; the next one hears what chance has decided."""
     tracer = configured(memory, ["error"], 1.0)
-    with spanhook.attach({"traceparent": f"00-{TRACE}-{PARENT}-00"}):
+    with spanhook.attach({"traceparent": f"00-{TRACE}-{SPAN}-00"}):
         with tracer.span("fine"):
             assert spanhook.inject({})["traceparent"].endswith("-00")
         fail(tracer, "failing")
@@ -266,7 +266,7 @@ def test_a_shutdown_decides_by_what_is_known(memory: Memory) -> None:
     scope.__enter__()
     with tracer.span("below fine"):
         pass
-    with spanhook.attach({"traceparent": f"00-{TRACE}-{PARENT}-00"}), tracer.span("failing"):
+    with spanhook.attach({"traceparent": f"00-{TRACE}-{SPAN}-00"}), tracer.span("failing"):
         with pytest.raises(LookupError), tracer.span("below failing"):
             raise LookupError
         tracer.shutdown()
