@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import spanhook
-from spanhook import Signal, Span, Tracer
+from spanhook import Call, Signal, Span, Tracer
 
 WAIT_S = 30.0  # for what is bound to happen
 
@@ -72,6 +72,22 @@ class Memory:
         return [identity for hook, identity in self.calls if hook == "identify"]
 
 
+class Noting:
+    """An extractor that notes its calls in a list that it shares with others, and says `facts` of each."""
+
+    def __init__(self, name: str, notes: list[Any], facts: Any = None) -> None:
+        self.name, self.notes, self.facts = name, notes, facts
+
+    @spanhook.hookimpl
+    def span_start(self, span: Span, call: Call) -> None:
+        self.notes.append(f"{self.name} starts {span.kind}")
+
+    @spanhook.hookimpl
+    def span_end(self, span: Span, call: Call) -> Any:
+        self.notes.append(f"{self.name} ends {span.kind}")
+        return self.facts() if callable(self.facts) else self.facts
+
+
 def messages(records: Sequence[logging.LogRecord]) -> list[str]:
     """What was logged, without the file and line at the end that an error was raised at."""
     return [re.sub(r" \(\S+\.py:\d+\)$", "", record.getMessage()) for record in records]
@@ -104,6 +120,13 @@ def tracer_of(*backends: Any, **sections: Any) -> Tracer:
     """A tracer with these backends alone, named a, b, …; `sections` are sections of `tracing.toml`."""
     sections["tracing"] = {"backends": [], "extractors": [], **sections.get("tracing", {})}
     return spanhook.configure(sections, plugins=dict(zip("abcdefgh", backends, strict=False)))
+
+
+def traced_by(**plugins: Any) -> tuple[Tracer, Memory]:
+    """A tracer with these plugins alone, in this order, before a backend that keeps everything."""
+    memory = Memory()
+    config = {"tracing": {"backends": [], "extractors": []}}
+    return spanhook.configure(config, plugins={**plugins, "memory": memory}), memory
 
 
 def one_span(tracer: Tracer, name: str = "work") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import dspy
+from dspy.utils.dummies import DummyLM
 
 
 class Answerer(dspy.Module):
@@ -33,3 +34,9 @@ class FanOut(dspy.Module):
         pairs = [(self.respond, {"question": question}) for question in questions]
         parallel = dspy.Parallel(num_threads=self.threads, disable_progress_bar=True)
         return dspy.Prediction(answers=[prediction.answer for prediction in parallel(pairs)])
+
+
+def ask_dummy() -> dspy.Prediction:
+    """Ask a predictor, whose model is DSPy's dummy, once."""
+    with dspy.context(lm=DummyLM([{"answer": "Paris"}]), adapter=dspy.ChatAdapter()):
+        return dspy.Predict("question -> answer")(question="France?")
