@@ -16,6 +16,7 @@ import odd_plugins
 import spanhook
 from doubles import Memory, install, tracer_of
 from lm_server import LMServer
+from processes import Program, Receiver
 from spanhook import Span, Tracer
 from spanhook.testing import capture_spans
 
@@ -52,6 +53,19 @@ def dummy_lm() -> Iterator[None]:
     """DSPy's model is its own dummy, which answers a0, a1, a2 and so on."""
     with dspy.context(lm=DummyLM([{"answer": f"a{i}"} for i in range(100)])):
         yield
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Takes spans from any number of processes."""
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def program(tmp_path: Path, receiver: Receiver) -> Program:
+    """A program whose spans go to `receiver`, from whatever processes it starts."""
+    return Program(tmp_path, receiver)
 
 
 @pytest.fixture

@@ -1,15 +1,12 @@
-"""The tracer at the edges of its life: shut down in the middle of a call, replaced, refused, in workers' processes."""
+"""The tracer at the edges of its life: shut down in the middle of a call, replaced, refused, outlived."""
 
 from __future__ import annotations
 
 import contextvars
 import gc
 import re
-import subprocess
-import sys
 import threading
 import weakref
-from pathlib import Path
 from typing import Any
 
 import dspy
@@ -244,44 +241,3 @@ def test_a_result_that_denies_its_class_is_no_loss() -> None:
     Returning()()
     tracer.flush()
     assert [span.name for span in memory.spans] == ["Returning"]
-
-
-WORKERS = """
-import multiprocessing, sys
-from concurrent.futures import ProcessPoolExecutor
-import dspy, spanhook
-from dspy.utils.dummies import DummyLM
-
-class ToFile:
-    @spanhook.hookimpl
-    def emit(self, spans):
-        with open(sys.argv[1], "a") as file:
-            file.writelines(f"{span.kind}\\n" for span in spans)
-
-def trace():
-    spanhook.configure({"tracing": {"backends": []}}, plugins={"file": ToFile()})
-
-def work(number):
-    if spanhook.current_span() is None and not dspy.settings.callbacks:
-        trace()  # a spawned worker starts with nothing
-    with dspy.context(lm=DummyLM([{"answer": "a"}])):
-        dspy.Predict("question -> answer")(question=str(number))
-
-if __name__ == "__main__":
-    trace()
-    context = multiprocessing.get_context(sys.argv[2])
-    process = context.Process(target=work, args=(0,))
-    process.start()
-    process.join()
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
-        list(pool.map(work, range(4)))
-"""
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_multiprocessing_deliver_their_spans(tmp_path: Path, method: str) -> None:
-    """`Process` and `ProcessPoolExecutor`, forked and spawned: every span of theirs arrives, once."""
-    script, out = tmp_path / "workers.py", tmp_path / "spans"
-    script.write_text(WORKERS)
-    subprocess.run([sys.executable, script, out, method], check=True, timeout=100, capture_output=True)
-    assert sorted(out.read_text().split()) == sorted(["adapter_format", "lm", "adapter_parse", "module"] * 5)
