@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import spanhook
-from spanhook import Call, Signal, Span, Tracer
+from spanhook import BackendStats, Call, RetryLater, Signal, Span, Tracer
 
 WAIT_S = 30.0  # for what is bound to happen
 
@@ -72,6 +72,11 @@ class Memory:
         return [identity for hook, identity in self.calls if hook == "identify"]
 
 
+def away(_: object) -> None:
+    """What `emit` of a backend does whose server can't be reached."""
+    raise RetryLater("down")
+
+
 class Noting:
     """An extractor that notes its calls in a list that it shares with others, and says `facts` of each."""
 
@@ -127,6 +132,13 @@ def traced_by(**plugins: Any) -> tuple[Tracer, Memory]:
     memory = Memory()
     config = {"tracing": {"backends": [], "extractors": []}}
     return spanhook.configure(config, plugins={**plugins, "memory": memory}), memory
+
+
+def counts(tracer: Tracer, name: str = "a") -> BackendStats:
+    """The counts of a backend; they have to add up."""
+    stats = tracer.stats().backends[name]
+    assert stats.accepted == stats.delivered + stats.queued + stats.failed + sum(stats.dropped.values())
+    return stats
 
 
 def one_span(tracer: Tracer, name: str = "work") -> None:

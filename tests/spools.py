@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from doubles import Memory, tracer_of, wait_for
-from spanhook import BackendStats, RetryLater, Span, Tracer
+from spanhook import RetryLater, Span, Tracer
+from threads import end_of_all
 
 
 class Switched(Memory):
@@ -43,13 +44,7 @@ def leave(tracer: Tracer) -> None:
     """Shut down while a backend is down: at once when the spool has everything, where it stays."""
     wait_for(lambda: all(stats.queued == stats.spooled for stats in tracer.stats().backends.values()))
     assert tracer.shutdown(0.2) is False
-    wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("spanhook-")])
-
-
-def counts(tracer: Tracer, name: str = "a") -> BackendStats:
-    stats = tracer.stats().backends[name]
-    assert stats.accepted == stats.delivered + stats.queued + stats.failed + sum(stats.dropped.values())
-    return stats
+    end_of_all()
 
 
 def files(folder: Path, ending: str = ".db") -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 
@@ -11,6 +10,7 @@ from outage_cases import BACKENDS, FAULTS, Case, case_of
 
 from doubles import WAIT_S, wait_for
 from spanhook import BackendStats, Tracer
+from threads import end_of_all
 
 
 @pytest.fixture(params=BACKENDS)
@@ -72,4 +72,4 @@ def test_an_outage_without_end_holds_up_nobody(case, fault):
     assert stats.lost()
     if fault != "refuses":
         case.heal()
-    wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("spanhook-")])
+    end_of_all()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import spanhook
-from doubles import Memory, Noting, messages, one_span, traced_by, tracer_of
+from doubles import Noting, messages, one_span, traced_by
 from spanhook import Call, Span, SpanError
 
 
@@ -72,34 +72,6 @@ def test_hook_redact_that_raises():
         assert (span.name, span.attributes) == (span.kind, {"spanhook.content_lost": True})
         assert span.error == SpanError("ValueError", None, None)
     assert tracer.stats().errors == {"extractor redactor: redact: LookupError": 2}
-
-
-@pytest.mark.parametrize("hook", ["emit", "identify", "track_signal"])
-@pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
-def test_a_backend_that_raises_fails_alone(hook, error):
-    """Whatever it raises: its thread goes on, its loss is counted and told once, the other backend has everything."""
-    bad, good = Memory(), Memory()
-    calls = iter([error("no"), None, None])
-
-    def sometimes(*_: Any) -> None:
-        if (problem := next(calls)) is not None:
-            raise problem
-
-    bad._note = lambda name, argument: sometimes() if name == hook else None  # type: ignore[method-assign]
-    tracer = tracer_of(bad, good)
-    send = {
-        "emit": lambda: one_span(tracer),
-        "identify": lambda: tracer.identify("u"),
-        "track_signal": lambda: tracer.track_signal("e", "s"),
-    }[hook]
-    send()
-    assert tracer.flush() is False
-    send()
-    assert tracer.flush() is True
-    stats = tracer.stats().backends
-    assert (stats["a"].accepted, stats["a"].failed, stats["a"].delivered, stats["a"].queued) == (2, 1, 1, 0)
-    assert (stats["b"].accepted, stats["b"].failed, stats["b"].delivered) == (2, 0, 2)
-    assert tracer.stats().errors == {f"backend a: {hook}: {error.__name__}": 1}
 
 
 def raises(error: BaseException) -> Any:

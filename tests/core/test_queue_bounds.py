@@ -1,11 +1,12 @@
-"""Queues and batches are bounded by what the spans hold, too, not by their number alone."""
+"""Queues and batches are bounded, by the number of spans and by what they hold; what finds no room is counted."""
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 
-from doubles import WAIT_S, Gate, Memory, one_span, tracer_of, wait_for
+from doubles import WAIT_S, Gate, Memory, counts, one_span, tracer_of, wait_for
 from spanhook import BackendStats, Signal, Tracer
 from spanhook.delivery.items import Identity
 from spanhook.delivery.sizes import size_of
@@ -98,3 +99,36 @@ def test_a_full_queue_holds_up_no_call():
     assert stats.dropped["queue_full"] >= 22 - 2 * 4
     assert tracer.flush(WAIT_S) is False
     assert tracer.stats().backends["a"].delivered == len(memory.identities)
+
+
+def test_a_full_queue_drops_counts_and_says_so(caplog):
+    """Never blocks the program; the other backend has a queue of its own; a later flush is told once."""
+    gate, passed_on = Gate(), threading.Event()
+    blocked, free = Memory(gate), Memory(lambda _: passed_on.set())
+    tracer = tracer_of(blocked, free, delivery={"queue_spans": 4, "batch_spans": 1, "interval_s": 0.001})
+    with caplog.at_level(logging.WARNING, "spanhook"):
+        for name in range(10):
+            passed_on.clear()
+            one_span(tracer, str(name))
+            assert tracer.flush(0) is False, "a mark takes no room from the spans"
+            assert passed_on.wait(WAIT_S)
+            assert gate.reached.wait(WAIT_S)
+    wait_for(lambda: counts(tracer, "b").delivered == 10)
+    assert counts(tracer) == BackendStats(accepted=10, queued=5, dropped={"queue_full": 5})
+    assert counts(tracer, "b") == BackendStats(accepted=10, delivered=10)
+    assert [r.getMessage() for r in caplog.records] == ["backend a: 1 dropped (queue full)"], "at most one a minute"
+    gate.open()
+    assert tracer.flush(WAIT_S) is False
+    assert tracer.flush(WAIT_S) is True
+    assert [span.name for span in blocked.spans] == ["0", "1", "2", "3", "4"]
+    assert len(free.spans) == 10
+
+
+def test_a_full_intake_refuses():
+    """An identity that finds no room is not accepted, and counted for every backend."""
+    tracer = tracer_of(Memory(), Memory(), delivery={"queue_spans": 2, "interval_s": 60})
+    assert [tracer.identify("u") for _ in range(4)] == [True, True, False, False]
+    for name in "ab":
+        assert counts(tracer, name) == BackendStats(accepted=4, queued=2, dropped={"queue_full": 2})
+    assert tracer.flush(WAIT_S) is False
+    assert counts(tracer) == BackendStats(accepted=4, delivered=2, dropped={"queue_full": 2})

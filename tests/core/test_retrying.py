@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from doubles import WAIT_S, Memory, messages, one_span, tracer_of, wait_for
-from spanhook import BackendStats, PartlyFailed, RetryLater, Span, Tracer
+from doubles import WAIT_S, Memory, counts, messages, one_span, tracer_of, wait_for
+from spanhook import BackendStats, PartlyFailed, RetryLater, Span
 from spanhook.delivery import outage
 
 
@@ -46,12 +46,6 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]
     """A function: what was logged so far."""
     with caplog.at_level(logging.INFO, "spanhook"):
         yield lambda: messages([record for record in caplog.records if record.name == "spanhook"])
-
-
-def counts(tracer: Tracer, name: str = "a") -> BackendStats:
-    stats = tracer.stats().backends[name]
-    assert stats.accepted == stats.delivered + stats.queued + stats.failed + sum(stats.dropped.values())
-    return stats
 
 
 def test_the_same_batch_comes_again_until_it_is_taken(logged):

@@ -1,72 +1,24 @@
-"""Flush and shutdown, and what comes in between: interrupts, signal handlers, other threads, odd arguments."""
+"""Shutdowns, and what comes in between: interrupts, signal handlers, other threads, a second shutdown."""
 
 from __future__ import annotations
 
-import datetime
-import logging
 import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from fractions import Fraction
 from types import FrameType
 from typing import Any
 
 import pytest
 
 import spanhook
-from doubles import WAIT_S, Gate, Memory, one_span, tracer_of, wait_for
-from spanhook import BackendStats, RetryLater, Tracer
+from doubles import WAIT_S, Gate, Memory, away, counts, one_span, tracer_of, wait_for
+from spanhook import BackendStats, RetryLater
 from spanhook.delivery import counts as counts_module
 from spanhook.delivery import outage
 from spanhook.delivery.items import Identity
 from spanhook.delivery.worker import Worker
-from spools import counts
-
-
-def away(_: object) -> None:
-    raise RetryLater("down")
-
-
-@contextmanager
-def in_thread(work: Any) -> Iterator[list[Any]]:
-    """Run `work` beside the block; its result is there afterwards."""
-    results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(work()))
-    thread.start()
-    yield results
-    thread.join(WAIT_S)
-    assert not thread.is_alive()
-
-
-@pytest.mark.parametrize("timeout", [None, "5", [], datetime.timedelta(seconds=5), float("nan")])
-def test_a_timeout_that_is_no_number_is_said_and_the_default_taken(timeout, caplog):
-    """Nothing is lost by it: what was accepted is delivered, and the answer is true."""
-    memory = Memory()
-    tracer = tracer_of(memory)
-    one_span(tracer)
-    assert tracer.flush(timeout) is True
-    assert tracer.flush(timeout) is True
-    assert tracer.shutdown(timeout) is True
-    assert tracer.shutdown(timeout) is True
-    assert len(memory.spans) == 1
-    assert memory.hooks[-1] == "shutdown"
-    assert len(caplog.messages) == 2, "once for each of the two"
-    assert caplog.messages[0].startswith("flush: refused (logged once): timeout must be a number of seconds, not ")
-    assert caplog.messages[0].endswith("; 5.0 is taken")
-
-
-@pytest.mark.parametrize("timeout", [True, Fraction(30), 10**400, 30])
-def test_any_number_is_a_timeout(timeout, caplog):
-    """Of whatever class."""
-    tracer = tracer_of(Memory())
-    one_span(tracer)
-    assert tracer.flush(timeout) is True
-    assert tracer.shutdown(timeout) is True
-    assert caplog.messages == []
+from threads import end_of, in_thread, in_threads
 
 
 def test_a_flush_beside_a_shutdown_does_not_open_the_tracer_again(monkeypatch):
@@ -214,16 +166,6 @@ def test_a_signal_handler_may_come_in_the_middle_of_anything():
     assert stats.accepted == stats.delivered + sum(stats.dropped.values())
 
 
-def test_a_bell_that_rings_in_the_middle_of_its_ring():
-    """What `threading.Event` is no good for."""
-    tracer = tracer_of(Memory())
-    bell = tracer._pipeline._wakeup
-    bell.ring()
-    bell.ring()
-    assert bell.wait(WAIT_S)
-    assert not bell.wait(0), "twice is no more than once"
-
-
 def test_counts_add_up_after_the_end():
     """At any moment, while others put in what is refused."""
     tracer = tracer_of(Memory())
@@ -239,79 +181,11 @@ def test_counts_add_up_after_the_end():
         sys.setswitchinterval(interval)
 
 
-def test_a_log_handler_may_ask_for_the_counts(monkeypatch):
-    """While Spanhook wants to log something on another thread: neither waits for the other."""
-    monkeypatch.setattr(counts_module, "WARN_EVERY_S", 0.0)
-    wants_to_log = threading.Event()
-    logger, handler = logging.getLogger("spanhook"), logging.StreamHandler()
-
-    def note(record: logging.LogRecord) -> bool:
-        if threading.current_thread().name == "spanhook-intake":
-            wants_to_log.set()
-        return True
-
-    logger.addHandler(handler)
-    logger.addFilter(note)
-    try:
-        tracer = tracer_of(Memory(away), delivery={"queue_spans": 2, "interval_s": 0.001})
-        assert handler.lock is not None
-        with handler.lock:  # as in the middle of its `emit`
-            deadline = time.monotonic() + WAIT_S
-            while not wants_to_log.is_set():
-                one_span(tracer)
-                assert time.monotonic() < deadline
-            with in_thread(tracer.stats):
-                pass
-        tracer.shutdown(0)
-    finally:
-        logger.removeFilter(note)
-        logger.removeHandler(handler)
-
-
-class Thread(threading.Thread):
-    """The system has no thread to give, so many times."""
-
-    failures = 0
-
-    def start(self) -> None:
-        if self.name.startswith("spanhook-") and Thread.failures:
-            Thread.failures -= 1
-            raise RuntimeError("can't start new thread")
-        super().start()
-
-
-@pytest.mark.parametrize("failures", [1, 2, 3])
-def test_a_thread_that_can_t_be_started_is_started_later(failures, monkeypatch):
-    """What came meanwhile waits, and is delivered once."""
-    monkeypatch.setattr(threading, "Thread", Thread)
-    monkeypatch.setattr(Thread, "failures", failures)
+def test_shutdown_from_many_threads_happens_once():
+    """Each of them returns, and the backend is shut down once."""
     memory = Memory()
-    tracer: Tracer = tracer_of(memory, Memory())
-    for number in range(5):
-        assert tracer.identify(f"{number}")
-    assert tracer.flush(WAIT_S)
-    assert [user for user, _ in memory.identities] == ["0", "1", "2", "3", "4"]
-    assert tracer.stats().errors == {"delivery: start of its threads: RuntimeError": failures}
-    assert tracer.shutdown(WAIT_S)
-    wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("spanhook-")])
-
-
-def test_a_plugin_that_raises_to_end_the_process_ends_no_thread(caplog):
-    """Its items are dropped and counted, and the next ones go on."""
-    orders = [True]
-
-    class Exiting(Memory):
-        @spanhook.hookimpl
-        def redact(self, span: Any) -> None:
-            if orders:
-                sys.exit(3)
-
-    memory = Exiting()
     tracer = tracer_of(memory)
     one_span(tracer)
-    assert tracer.flush(WAIT_S) is False
-    orders.clear()
-    one_span(tracer, "next")
-    assert tracer.flush(WAIT_S) is True
-    assert [span.name for span in memory.spans] == ["next"]
-    assert counts(tracer) == BackendStats(accepted=2, delivered=1, dropped={"not_prepared": 1})
+    in_threads(lambda _: tracer.shutdown(WAIT_S), 8)
+    end_of("spanhook-a")
+    assert memory.hooks == ["emit", "flush", "shutdown"]

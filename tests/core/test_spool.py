@@ -6,7 +6,6 @@ import logging
 import os
 import sqlite3
 import stat
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spanhook
-from doubles import WAIT_S, Gate, Memory, messages, one_span, tracer_of, wait_for
+from doubles import WAIT_S, Gate, Memory, counts, messages, one_span, tracer_of, wait_for
 from spanhook import BackendStats, Signal, Span, SpanError, Usage
 from spanhook.delivery import codec, items, outage, spool
 from spanhook.delivery.items import Identity
 from spanhook.delivery.spool_file import SpoolFile
-from spools import Switched, counts, files, leave, rows, spans, spooling
+from spools import Switched, files, leave, rows, spans, spooling
+from threads import end_of_all
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +108,7 @@ def test_a_backend_that_hangs_keeps_its_spans_and_no_one_waits(folder):
     assert tracer.shutdown(0.2) is False
     assert counts(tracer).queued == counts(tracer).spooled == 3
     gate.open()
-    wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("spanhook-")])
+    end_of_all()
     memory = Memory()
     second = spooling(folder, memory)
     wait_for(lambda: counts(second).delivered >= 2)

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from doubles import WAIT_S, Gate, Memory, messages, wait_for
+from doubles import WAIT_S, Gate, Memory, counts, messages, wait_for
 from spanhook import BackendStats, Span
 from spanhook.delivery import outage, ownership, spool
 from spanhook.delivery.spool_file import SpoolFile
 from spanhook.delivery.spool_tables import Tables
-from spools import Switched, counts, files, leave, rows, spans, spooling
+from spools import Switched, files, leave, rows, spans, spooling
+from threads import end_of_all
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +191,7 @@ def test_what_was_deleted_while_it_was_being_sent_is_not_said_to_be_kept(folder)
     wait_for(lambda: counts(tracer).dropped)
     wait_for(lambda: counts(tracer).accepted == 210 and not tracer._pipeline._intake)
     assert tracer.shutdown(0.2) is False
-    wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("spanhook-")])
+    end_of_all()
     kept = counts(tracer).spooled
     assert kept == counts(tracer).queued == sum(len(rows(path)) for path in files(folder))
     assert counts(tracer).dropped["not_reachable"]
@@ -261,7 +262,7 @@ def test_a_backend_that_comes_back_after_the_shutdown(folder):
     assert gate.reached.wait(WAIT_S)
     assert first.shutdown(0.1) is False
     gate.open()
-    wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("spanhook-")])
+    end_of_all()
     delivered = counts(first).delivered
     left = 101 - delivered
     assert counts(first) == BackendStats(accepted=101, delivered=delivered, queued=left, spooled=left)
