@@ -13,6 +13,7 @@ from typing import Any
 
 MODES = (
     "spanhook: structlog",
+    "spanhook: structlog, no adapter spans",
     "spanhook: otlp",
     "spanhook: raindrop",
     "spanhook: opik",

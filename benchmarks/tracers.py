@@ -52,8 +52,8 @@ def floor(sink: str) -> Mode:
     return Mode((Empty(),))
 
 
-def spanhook_with(*backends: str) -> Callable[[str], Mode]:
-    """Spanhook with its four default extractors, full content, and these backends."""
+def spanhook_with(*backends: str, **tracing: object) -> Callable[[str], Mode]:
+    """Spanhook with its four default extractors, full content, and these backends; `tracing` may say otherwise."""
 
     def start(sink: str) -> Mode:
         import spanhook
@@ -64,9 +64,8 @@ def spanhook_with(*backends: str) -> Callable[[str], Mode]:
             "raindrop": {"api_key": "key", "endpoint": sink + "/v1/"},
             "opik": {"api_key": "key", "host": sink + "/api", "workspace": "default", "project_name": "bench"},
         }
-        tracer = spanhook.configure(
-            {"tracing": {"backends": list(backends)}, "backends": {name: options[name] for name in backends}}
-        )
+        chosen = {"backends": list(backends), **tracing}
+        tracer = spanhook.configure({"tracing": chosen, "backends": {name: options[name] for name in backends}})
         return Mode((tracer.callback,), flush=lambda: tracer.flush(30.0), close=lambda: tracer.shutdown(30.0))
 
     return start
@@ -157,6 +156,7 @@ MODES: dict[str, Callable[[str], Mode]] = {
     "off": off,
     "floor": floor,
     "spanhook: structlog": spanhook_with("structlog"),
+    "spanhook: structlog, no adapter spans": spanhook_with("structlog", adapter_spans=False),
     "spanhook: otlp": spanhook_with("otlp"),
     "spanhook: raindrop": spanhook_with("raindrop"),
     "spanhook: opik": spanhook_with("opik"),

@@ -65,7 +65,6 @@ class OpenSpan:
     is_kept: Rare[bool] = Rare(False)  # whether it goes out though its trace, as it is below it, does not
     dspy_call_id: Rare[str | None] = Rare(None)  # DSPy's active call when this became the innermost span
     handled: Rare[int] = Rare(0)  # the id() of the exception that was being handled when the call began
-    reported_as: Rare[frozenset[str]] = Rare(frozenset())  # further ids that DSPy gave this very call
     setting: Rare[str] = Rare("")  # of DSPy's, in which this span stands while it is the innermost
     overrides: Rare[dspy_compat.Overrides | None] = Rare(None)
     is_left: Rare[bool] = Rare(False)  # whether it has ended and still stands in a context, as its innermost span

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Opener = Callable[["DSPySource", str, Any, Mapping[str, Any], "OpenSpan | None"], "OpenSpan | None"]
 """Starts the span of a call; arguments: who is told of it, DSPy's id of it, the object, its inputs, what is around it.
 
-None: it is the call around it, which DSPy reports once more. To functions that many calls run, arguments go by
-position: by name they cost more.
+None: it has no span, and what it calls is placed under what is around it. To functions that many calls run, arguments
+go by position: by name they cost more.
 """
 
 # What an LM is asked with beside the prompt: of these no value may reach a span.
@@ -113,6 +113,8 @@ def open_format(
     source: DSPySource, call_id: str, instance: Any, inputs: Mapping[str, Any], parent: OpenSpan | None
 ) -> OpenSpan | None:
     """An adapter writes the prompt."""
+    if not source.recorder.adapter_spans:
+        return None
     if parent is not None and parent.kind == "adapter_format" and parent.instance is instance:
         return None  # an adapter's method, and the inherited one that it calls
     return source.recorder.start("adapter_format", "", instance, inputs, parent, None, None, _describe_adapter)
@@ -122,6 +124,8 @@ def open_parse(
     source: DSPySource, call_id: str, instance: Any, inputs: Mapping[str, Any], parent: OpenSpan | None
 ) -> OpenSpan | None:
     """An adapter reads the model's answer."""
+    if not source.recorder.adapter_spans:
+        return None
     if parent is not None and parent.kind == "adapter_parse" and parent.instance is instance:
         return None  # as above
     return source.recorder.start("adapter_parse", "", instance, inputs, parent, None, None, _describe_adapter)

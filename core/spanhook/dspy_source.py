@@ -48,6 +48,7 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         self.guard = guard
         self.setting = f"{SETTING}{next(_numbers)}"
         self._open: dict[str | None, OpenSpan] = {}
+        self._without_span: set[str] = set()  # of these calls; `_open` has the one around
         self._own_running: Counter[int] = Counter()  # by `processes.forks`
         self._counting = Lock()
         self._coroutines = Coroutines(self.setting, guard, self.on_module_end)
@@ -114,8 +115,8 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
             if not TELLS_OF_EXITS:
                 opened.handled = id(sys.exc_info()[1])
             self._open[call_id] = opened
-        elif parent is not None:  # what it calls finds it by this id, which DSPy has made the active one
-            parent.reported_as |= {call_id}
+        elif parent is not None:  # what it calls finds the span by this id, which DSPy has made the active one
+            self._without_span.add(call_id)
             self._open[call_id] = parent
 
     def _end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
@@ -130,7 +131,10 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         elif (kind is GeneratorType or kind is AsyncGeneratorType) and call_id in self._open:
             self._open[call_id].span.attributes["generator_returned"] = True  # its body runs later, not under this span
         opened = self._open.pop(call_id, None)
-        if opened is None or (opened.rare is not None and call_id in opened.reported_as):
+        if opened is None:
+            return
+        if call_id in self._without_span:
+            self._without_span.discard(call_id)
             return
         if self._closed:
             self.recorder.release(opened)

@@ -45,6 +45,7 @@ class Recorder:
         self._guard = guard
         self._deliver = deliver
         self.compile_mode: CompileMode = tracing.compile
+        self.adapter_spans = tracing.adapter_spans
         self.content = tracing.capture == "full"
         self.traces = Beginnings(tracing.sample_rate, plugins, guard, keeping)
         self._hooks = {kind: SpanHooks(kind, plugins) for kind in KINDS}

@@ -91,3 +91,47 @@ def test_an_adapter_that_the_program_calls_itself() -> None:
     assert tracer.flush(WAIT_S)
     assert memory.spans[-1].kind == "interaction"
     assert memory.spans[-1].outputs == written
+
+
+@pytest.mark.parametrize("kind", [dspy.ChatAdapter, dspy.JSONAdapter, dspy.TwoStepAdapter, Stripping, Lowering])
+def test_adapters_without_spans(server: LMServer, kind: type[dspy.Adapter]) -> None:
+    """What they call is under the module, with the messages that were written, and counts in every sum above."""
+    memory = Memory()
+    tracer = tracer_of(memory, tracing={"adapter_spans": False, "extractors": ["history"]})
+    lm = server.lm()
+    adapter = kind(lm) if issubclass(kind, dspy.TwoStepAdapter) else kind()
+    calls = 2 if issubclass(kind, dspy.TwoStepAdapter) else 1
+    with dspy.context(lm=lm, adapter=adapter):
+        Answerer()(question="Why?")
+    assert tracer.flush(WAIT_S)
+    assert tree(memory.spans) == ["module Answerer", "  module Predict", *["    lm LM"] * calls]
+    assert "Why?" in str(memory.spans[0].inputs["messages"])
+    told = [answer.tokens.prompt for answer in server.answered.values() if answer.tokens]
+    assert len(told) == calls
+    assert memory.spans[-1].usage is not None
+    assert memory.spans[-1].usage.input_tokens == sum(told)
+    assert not tracer.stats().errors
+
+
+def test_what_the_program_does_in_an_adapter_without_spans(server: LMServer) -> None:
+    """A span of its own and a tool's call are under the module, a failure is the module's; with no module, roots."""
+    memory = Memory()
+    tracer = tracer_of(memory, tracing={"adapter_spans": False})
+    clean = dspy.Tool(lambda text: text.strip(), name="clean")
+
+    class Cleaning(dspy.ChatAdapter):
+        def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+            with tracer.span("look"):
+                clean(text=completion)
+            raise ValueError("no")
+
+    adapter = Cleaning(use_json_adapter_fallback=False)
+    with dspy.context(lm=server.lm(), adapter=adapter), pytest.raises(ValueError, match="no"):
+        dspy.Predict("question -> answer")(question="Why?")
+    with pytest.raises(ValueError, match="no"):
+        adapter.parse(dspy.Signature("question -> answer"), "text")
+    assert tracer.flush(WAIT_S)
+    assert tree(memory.spans[:4]) == ["module Predict", "  lm LM", "  custom look", "    tool clean"]
+    assert tree(memory.spans[4:]) == ["custom look", "  tool clean"]
+    assert [span.error is not None for span in memory.spans[:4]] == [False, False, False, True]
+    assert tracer.shutdown(WAIT_S)

@@ -65,13 +65,14 @@ def test_check_tells_every_problem_and_fails(elsewhere: Path) -> None:
 def test_check_says_all_that_matters(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates as they are, what is kept, redacted and spooled, and which variables are stronger than the file."""
     (elsewhere / "tracing.toml").write_text(
-        '[tracing]\nsample_rate = 0.001\nkeep = ["error", "slow:5s"]\ncompile = "off"\n'
+        '[tracing]\nsample_rate = 0.001\nkeep = ["error", "slow:5s"]\ncompile = "off"\nadapter_spans = false\n'
         '[redact]\nfields = ["iban"]\n[delivery]\nspool = "spool"\n'
     )
     monkeypatch.setenv("SPANHOOK_TRACING__SERVICE", "x")
     monkeypatch.setenv("SPANHOOK_DELIVERY__QUEUE_SPANS", "7")
     output = run("check").output
     for line in (
+        "traced     every DSPy call; adapters have no spans",
         "sample     0.1% of traces, and those kept by error, slow:5s",
         "compile    off: nothing of an optimizer's run",
         "redact     the secrets that are known; patterns of yours: 0, fields: 1",

@@ -71,10 +71,11 @@ def _what_runs(settings: Settings) -> dict[str, str]:
     sample = f"{tracing.sample_rate * 100:g}% of traces" if tracing.sample_rate < 1 else "every trace"
     if tracing.keep:
         sample += f", and those kept by {', '.join(tracing.keep)}"
+    traced = {"all": "every DSPy call", "wrapped": "programs given to tracer.wrap"}[tracing.instrument]
     own = f"; patterns of yours: {len(redact.patterns)}, fields: {len(redact.fields)}"
     known = f"the secrets that are known{own if redact.patterns or redact.fields else ''}"
     return {
-        "traced": {"all": "every DSPy call", "wrapped": "programs given to tracer.wrap"}[tracing.instrument],
+        "traced": traced if tracing.adapter_spans else f"{traced}; adapters have no spans",
         "extractors": ", ".join(tracing.extractors) or "none",
         "backends": ", ".join(tracing.backends),
         "capture": {"full": "full: inputs, outputs and messages", "metadata": "metadata: no content"}[tracing.capture],

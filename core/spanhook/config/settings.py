@@ -114,6 +114,9 @@ class TracingSettings(PluginOptions):
     compile: CompileMode = "full"
     """"summary": of an optimizer's run its own span and its evaluations', with their sums; "off": nothing of it."""
 
+    adapter_spans: bool = True
+    """False: adapters' calls have no spans of their own; what they call hangs under the module."""
+
     strict: bool = False
     """True, for development and tests: a wrong identity, signal, interaction or span raises ValueError."""
 
