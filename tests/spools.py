@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from doubles import Memory, tracer_of, wait_for
 from spanhook import RetryLater, Span, Tracer
@@ -57,3 +60,35 @@ def rows(path: Path) -> list[Any]:
         return database.execute("SELECT id, body FROM items ORDER BY id").fetchall()
     finally:
         database.close()
+
+
+def left_behind(folder: Path, *names: str) -> Path:
+    """What a process has left there: one file, with these spans."""
+    first = spooling(folder, Switched())
+    spans(first, *names)
+    leave(first)
+    (path,) = files(folder)
+    return path
+
+
+@contextmanager
+def database(path: Path) -> Iterator[sqlite3.Connection]:
+    """A file of the spool, as another program opens it."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, of: type, method: str, message: str) -> threading.Event:
+    """Have a method raise an error of the disk until the event is set."""
+    works, real = threading.Event(), getattr(of, method)
+
+    def fail(*arguments: Any) -> Any:
+        if not works.is_set():
+            raise sqlite3.OperationalError(message)
+        return real(*arguments)
+
+    monkeypatch.setattr(of, method, fail)
+    return works

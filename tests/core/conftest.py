@@ -18,6 +18,7 @@ from doubles import Memory, install, tracer_of
 from lm_server import LMServer
 from processes import Program, Receiver
 from spanhook import Span, Tracer
+from spanhook.delivery import outage, spool
 from spanhook.testing import capture_spans
 
 
@@ -66,6 +67,25 @@ def receiver() -> Iterator[Receiver]:
 def program(tmp_path: Path, receiver: Receiver) -> Program:
     """A program whose spans go to `receiver`, from whatever processes it starts."""
     return Program(tmp_path, receiver)
+
+
+@pytest.fixture
+def spool_folder(tmp_path: Path) -> Path:
+    """Where a spool may be."""
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses of an outage are those of a test."""
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(outage, "LONGEST_PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spool looks for files of dead processes, and for what is wrong with its own, all the time."""
+    monkeypatch.setattr(spool, "LOOK_EVERY_S", 0.02)
 
 
 @pytest.fixture
