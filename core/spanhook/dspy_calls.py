@@ -117,7 +117,8 @@ def open_format(
         return None
     if parent is not None and parent.kind == "adapter_format" and parent.instance is instance:
         return None  # an adapter's method, and the inherited one that it calls
-    return source.recorder.start("adapter_format", "", instance, inputs, parent, None, None, _describe_adapter)
+    noted = type(instance)
+    return source.recorder.start("adapter_format", "", instance, inputs, parent, None, None, _describe_adapter, noted)
 
 
 def open_parse(
@@ -128,11 +129,12 @@ def open_parse(
         return None
     if parent is not None and parent.kind == "adapter_parse" and parent.instance is instance:
         return None  # as above
-    return source.recorder.start("adapter_parse", "", instance, inputs, parent, None, None, _describe_adapter)
+    noted = type(instance)
+    return source.recorder.start("adapter_parse", "", instance, inputs, parent, None, None, _describe_adapter, noted)
 
 
 def _describe_adapter(opened: OpenSpan) -> None:
-    opened.name = f"{type(opened.instance).__name__}.{opened.kind.removeprefix('adapter_')}"
+    opened.name = f"{opened.noted.__name__}.{opened.kind.removeprefix('adapter_')}"
     opened.arguments = dspy_compat.adapter_arguments(opened.kind, _arguments(opened.arguments))
     if opened.inputs is not None:
         arguments = dspy_compat.adapter_arguments(opened.kind, _arguments(opened.inputs))

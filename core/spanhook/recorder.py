@@ -51,6 +51,7 @@ class Recorder:
         self._hooks = {kind: SpanHooks(kind, plugins) for kind in KINDS}
         self._at_start = {kind: hooks.start for kind, hooks in self._hooks.items()}
         self._at_once = {kind: hooks.at_once for kind, hooks in self._hooks.items()}
+        self._later = {kind: hooks.later for kind, hooks in self._hooks.items()}
         self._told_start = {kind: hooks.told_start for kind, hooks in self._hooks.items()}
         self._told_end = {kind: hooks.told_end for kind, hooks in self._hooks.items()}
         self._completing = Lock()
@@ -161,7 +162,10 @@ class Recorder:
             elif kind == "adapter_format":
                 parent.prompt = (outputs, opened.outputs)
         arguments = opened.arguments
-        opened.arguments, opened.live_call = NO_ARGUMENTS, None  # the program's own objects
+        # The program's own objects: how long they live is its business, and on which thread that ends.
+        opened.arguments, opened.live_call = NO_ARGUMENTS, None
+        if kind != "lm" and not self._later[kind]:
+            opened.instance = None
         if kind == "lm" or (opened.below and (parent is not None or trace.ledgers)):
             self._count(opened)  # from here on another thread may complete it
         if self.listeners or (rare is not None and opened.example_of is not None):

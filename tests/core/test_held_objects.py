@@ -1,0 +1,54 @@
+"""The program's objects: the tracer does not make them live longer, nor end on a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import dspy
+import pytest
+
+from doubles import WAIT_S, Memory, tracer_of
+from lm_server import LMServer
+
+
+class Ends:
+    """Notes on which thread its objects are let go of."""
+
+    threads: list[threading.Thread]
+
+    def __del__(self) -> None:
+        self.threads.append(threading.current_thread())
+
+
+@pytest.mark.parametrize("extractors", [[], ["history", "lm_usage", "usage_attribute", "finish_reason"]])
+@pytest.mark.parametrize("capture", ["full", "metadata"])
+def test_objects_end_where_the_program_lets_go_of_them(server: LMServer, capture: str, extractors: list[str]) -> None:
+    """What a module or an adapter closes in `__del__` is closed at once, on the thread that used it."""
+    here, ended = threading.current_thread(), list[threading.Thread]()
+
+    class Program(Ends, dspy.Module):
+        threads = ended
+
+        def forward(self, question: str) -> Any:
+            return dspy.Predict("question -> answer")(question=question)
+
+    class Adapter(Ends, dspy.ChatAdapter):
+        threads = ended
+
+    class Argument(Ends):
+        threads = ended
+
+    @dspy.Tool
+    def look(it: Any) -> str:
+        return "seen"
+
+    memory = Memory()
+    tracer = tracer_of(memory, tracing={"capture": capture, "extractors": extractors}, delivery={"interval_s": WAIT_S})
+    with dspy.context(lm=server.lm(), adapter=Adapter()):
+        Program()(question="Why?")
+        assert ended == [here]
+    look(it=Argument())
+    assert ended == [here] * 3
+    assert tracer.flush(WAIT_S)
+    assert [span.name for span in memory.spans][-2:] == ["Program", "look"]
