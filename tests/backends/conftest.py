@@ -13,6 +13,7 @@ from spanhook import Tracer
 from spanhook_backends.structlog import StructlogBackend
 
 if TYPE_CHECKING:
+    from otlp_server import GRPCServer, OTLPServer
     from raindrop_server import RaindropServer
 
 
@@ -22,6 +23,15 @@ def raindrop() -> Iterator[RaindropServer]:
     from raindrop_server import RaindropServer  # here: not everybody has installed what it needs
 
     with RaindropServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["http", "grpc"])
+def receiver(request: pytest.FixtureRequest) -> Iterator[OTLPServer | GRPCServer]:
+    """A receiver of OTLP, by each of its protocols."""
+    from otlp_server import GRPCServer, OTLPServer  # here: not everybody has installed what it needs
+
+    with (OTLPServer if request.param == "http" else GRPCServer)() as server:
         yield server
 
 

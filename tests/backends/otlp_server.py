@@ -133,6 +133,8 @@ class OTLPServer(_Receiver, HTTPServer):
         path: where spans are taken; elsewhere there is nothing.
     """
 
+    protocol = "http"
+
     def __init__(
         self, port: int = 0, *, tls: ssl.SSLContext | None = None, path: str = "/v1/traces", **conventions: bool
     ) -> None:
@@ -170,6 +172,8 @@ class OTLPServer(_Receiver, HTTPServer):
 
 class GRPCServer(_Receiver):
     """A receiver over gRPC, of grpcio's own server, for a `with` block."""
+
+    protocol = "grpc"
 
     def __init__(
         self, port: int = 0, *, credentials: grpc.ServerCredentials | None = None, **conventions: bool

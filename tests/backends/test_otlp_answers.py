@@ -14,6 +14,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from otlp_case import backend_of, spans_of
 from otlp_server import Code, GRPCServer, OTLPServer, Reply, _partial
 
 import spanhook
@@ -26,14 +27,6 @@ from spanhook_backends.otlp.outcomes import of_answer
 from spanhook_backends.otlp.target import target_of
 
 JSON = {"Content-Type": "application/json"}
-
-
-def _backend(**options: Any) -> OTLPBackend:
-    return OTLPBackend(OTLPBackend.Options(**options))
-
-
-def _spans(count: int, **more: Any) -> list[Span]:
-    return [Span("a" * 32, f"{i + 1:016x}", None, "e1", "custom", f"span {i}", 1, 2, **more) for i in range(count)]
 
 
 class _Chunked(HTTPServer):
@@ -50,9 +43,9 @@ class _Chunked(HTTPServer):
 def test_an_answer_in_chunks_is_read_to_its_end() -> None:
     """What was rejected is counted, wherever the answer is cut."""
     with _Chunked() as server:
-        backend = _backend(endpoint=f"http://127.0.0.1:{server.port}")
+        backend = OTLPBackend(OTLPBackend.Options(endpoint=f"http://127.0.0.1:{server.port}"))
         with pytest.raises(spanhook.PartlyFailed, match="rejected spans: too old"):
-            backend.emit(_spans(3))
+            backend.emit(spans_of(3))
         backend.shutdown(1.0)
 
 
@@ -70,10 +63,10 @@ class _Drip(OTLPServer):
 def test_an_answer_that_drips_ends_with_the_attempt() -> None:
     """`timeout_s` holds for the answer as a whole, not for each of its bytes."""
     with _Drip() as server:
-        backend = _backend(endpoint=server.endpoint, timeout_s=0.5)
+        backend = OTLPBackend(OTLPBackend.Options(endpoint=server.endpoint, timeout_s=0.5))
         began = time.monotonic()
         with pytest.raises(spanhook.RetryLater, match=r"the answer did not end within 0\.5 s"):
-            backend.emit(_spans(1))
+            backend.emit(spans_of(1))
         assert time.monotonic() - began < 10
         backend.shutdown(1.0)
 
@@ -87,9 +80,9 @@ def test_a_success_that_makes_no_sense_is_none(body: bytes) -> None:
     """It is said what was answered and where, as for any other answer that is none of OTLP's."""
     with OTLPServer() as receiver:
         receiver.answer_with(Reply(200, JSON, body))
-        backend = _backend(**receiver.options)
+        backend = backend_of(receiver)
         with pytest.raises(NotDelivered, match="an answer of type application/json that is none of OTLP's"):
-            backend.emit(_spans(1))
+            backend.emit(spans_of(1))
         backend.shutdown(1.0)
 
 
@@ -106,19 +99,19 @@ def test_an_error_that_makes_no_sense_is_still_that_error(reply: Reply) -> None:
     """What its status says is done."""
     with OTLPServer() as receiver:
         receiver.answer_with(reply)
-        backend = _backend(**receiver.options)
+        backend = backend_of(receiver)
         with pytest.raises(spanhook.RetryLater, match="answered 503"):
-            backend.emit(_spans(1))
-        backend.emit(_spans(1))
+            backend.emit(spans_of(1))
+        backend.emit(spans_of(1))
         backend.shutdown(1.0)
 
 
 def test_a_bundle_that_is_not_there_is_said_with_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable is that of requests, which raises no exception of its own for it."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/not/there.pem")
-    backend = _backend(endpoint="https://127.0.0.1:9")
+    backend = OTLPBackend(OTLPBackend.Options(endpoint="https://127.0.0.1:9"))
     with pytest.raises(NotDelivered, match=r"^https://127.0.0.1:9/v1/traces: OSError: .*/not/there.pem$"):
-        backend.emit(_spans(1))
+        backend.emit(spans_of(1))
     backend.shutdown(1.0)
 
 
@@ -158,11 +151,11 @@ def test_when_grpc_wants_to_be_asked_again(code: str, trailing: Any) -> None:
     """In the status of an error: a receiver that is exhausted for a while has not found spans too large."""
     with GRPCServer() as receiver:
         receiver.answer_with(Code(grpc.StatusCode[code], "busy", trailing))
-        backend = _backend(**receiver.options)
+        backend = backend_of(receiver)
         with pytest.raises(spanhook.RetryLater, match=f"answered {code}: busy") as raised:
-            backend.emit(_spans(2))
+            backend.emit(spans_of(2))
         assert raised.value.after_s == 3.0
-        backend.emit(_spans(2))
+        backend.emit(spans_of(2))
         backend.shutdown(1.0)
     assert [len(spans) for _, spans in receiver.requests] == [2, 2]
 
@@ -172,22 +165,41 @@ def test_grpc_without_a_time(trailing: Any) -> None:
     """Then it is as without details: Spanhook's own pauses."""
     with GRPCServer() as receiver:
         receiver.answer_with(Code(grpc.StatusCode.UNAVAILABLE, "busy", trailing))
-        backend = _backend(**receiver.options)
+        backend = backend_of(receiver)
         with pytest.raises(spanhook.RetryLater) as raised:
-            backend.emit(_spans(1))
+            backend.emit(spans_of(1))
         assert raised.value.after_s is None
         backend.shutdown(1.0)
 
 
 def test_a_batch_that_ends_in_an_error_leaves_nothing_to_the_next() -> None:
     """What was rejected of it is not counted again."""
-    large = _spans(2, inputs={"text": "x" * 1_500_000})  # each is a request
+    large = spans_of(2, inputs={"text": "x" * 1_500_000})  # each is a request
     large[1] = Span("a" * 32, "f" * 16, None, "e1", "custom", "before 1970", -1, 2, inputs=large[1].inputs)
     with OTLPServer() as receiver:
         receiver.answer_with(Reply(rejected=1, message="too old"))
-        backend = _backend(**receiver.options)
+        backend = backend_of(receiver)
         with pytest.raises(ValueError, match="out of range"):
             backend.emit(large)
-        backend.emit(_spans(1))
+        backend.emit(spans_of(1))
         backend.shutdown(1.0)
     assert len(receiver.spans) == 1
+
+
+class _Trickle(HTTPServer):
+    """Answers with a body without end."""
+
+    def serve(self, exchange: Exchange) -> None:
+        exchange.stream(500, {"Content-Type": "text/plain"})
+        for _ in range(10_000):
+            exchange.write(b"x" * 100_000)
+
+
+def test_an_answer_without_end_is_not_read_to_its_end() -> None:
+    """A gigabyte from a broken server costs neither time nor memory."""
+    with _Trickle() as server:
+        backend = OTLPBackend(OTLPBackend.Options(endpoint=f"http://127.0.0.1:{server.port}"))
+        with pytest.raises(NotDelivered, match="answered 500") as raised:
+            backend.emit(spans_of(1))
+        backend.shutdown(1.0)
+    assert len(str(raised.value)) < 500

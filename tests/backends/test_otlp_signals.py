@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 pytest.importorskip("grpc")
 
-from otlp_server import GRPCServer, OTLPServer, Reply, traced, tracing
+from otlp_server import OTLPServer, Reply, traced, tracing
 from otlp_wire import OTLPSpan
 
 from spanhook import Signal
@@ -20,12 +19,6 @@ from spanhook_backends.otlp import OTLPBackend
 
 EVENT = "gen_ai.evaluation.result"
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
-
-
-@pytest.fixture(params=[OTLPServer, GRPCServer], ids=["http", "grpc"])
-def receiver(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with request.param() as server:
-        yield server
 
 
 def _signal(receiver: Any) -> OTLPSpan:
