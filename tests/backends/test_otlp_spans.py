@@ -1,187 +1,25 @@
-"""What a receiver gets of a DSPy program: the tree with its own ids, and each fact by the names of the conventions."""
+"""What a receiver gets of a program: the tree with its own ids, what kind each call was, its numbers and attributes."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import uuid
-from dataclasses import replace
 from typing import Any
 
 import dspy
 import pytest
 
-from exact import RELEASE
-from lm_server import LMServer, Reply, Tokens
+from lm_server import LMServer, Reply
 from programs import Answerer, FanOut
 
 pytest.importorskip("opentelemetry.proto")
 
-from otlp_server import GRPCServer, OTLPServer, traced
+from otlp_server import OTLPServer, traced
 from otlp_wire import OTLPSpan
 
-from spanhook import Span, SpanError, Usage
+from spanhook import Span, SpanError
 from spanhook.testing import capture_spans
-from spanhook_backends.otlp import conventions
-from spanhook_backends.otlp.conventions import Names
-from spanhook_backends.otlp.convert import Converter
-
-LM_SPAN = Span(
-    trace_id="0" * 31 + "1",
-    span_id="0" * 15 + "2",
-    parent_id=None,
-    event_id="e1",
-    kind="lm",
-    name="LM",
-    start_ns=1,
-    end_ns=2,
-    inputs={
-        "messages": [{"role": "user", "content": "Hi"}],
-        "tools": [{"type": "function", "function": {"name": "f"}}],
-    },
-    outputs=["Hello"],
-    model="gemini/gemini-pro",
-    response_model="gemini-pro-002",
-    provider="gemini",
-    usage=Usage(1, 2, 3, 4, 5, 6, 7, 8),
-    finish_reason="stop",
-    cache_hit=False,
-    cost_usd=0.25,
-    time_to_first_token_s=0.5,
-    user_id="u1",
-    convo_id="c1",
-    attributes={
-        "request.temperature": 0,
-        "request.top_p": 0.5,
-        "request.max_tokens": 9,
-        "request.n": 1,
-        "request.seed": 3,
-    },
-)
-TOOL_SPAN = Span(
-    trace_id="0" * 31 + "1",
-    span_id="0" * 15 + "3",
-    parent_id=None,
-    event_id="e1",
-    kind="tool",
-    name="search",
-    start_ns=1,
-    end_ns=2,
-    inputs={"query": "x"},
-    outputs=["y"],
-)
-MESSAGE = '[{"role":"%s","parts":[{"type":"text","content":"%s"}]%s}]'
-# fact · value by the GenAI conventions · value by OpenInference; "" where the convention has no name for it
-LM_FACTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    ("kind", {"gen_ai.operation.name": "chat"}, {"openinference.span.kind": "LLM"}),
-    ("provider", {"gen_ai.provider.name": "gcp.gemini"}, {"llm.provider": "google"}),
-    (
-        "models",
-        {"gen_ai.request.model": "gemini/gemini-pro", "gen_ai.response.model": "gemini-pro-002"},
-        {
-            "llm.model_name": "gemini-pro-002",
-            "llm.request.model_name": "gemini/gemini-pro",
-            "llm.response.model_name": "gemini-pro-002",
-        },
-    ),
-    ("input tokens", {"gen_ai.usage.input_tokens": 1}, {"llm.token_count.prompt": 1}),
-    ("output tokens", {"gen_ai.usage.output_tokens": 2}, {"llm.token_count.completion": 2}),
-    ("total tokens", {}, {"llm.token_count.total": 3}),
-    ("cached", {"gen_ai.usage.cache_read.input_tokens": 4}, {"llm.token_count.prompt_details.cache_read": 4}),
-    ("written", {"gen_ai.usage.cache_write.input_tokens": 5}, {"llm.token_count.prompt_details.cache_write": 5}),
-    (
-        "reasoning",
-        {"gen_ai.usage.reasoning.output_tokens": 6},
-        {"llm.token_count.completion_details.reasoning": 6},
-    ),
-    ("audio in", {"gen_ai.usage.audio.input_tokens": 7}, {"llm.token_count.prompt_details.audio": 7}),
-    ("audio out", {"gen_ai.usage.audio.output_tokens": 8}, {"llm.token_count.completion_details.audio": 8}),
-    ("finish", {"gen_ai.response.finish_reasons": ["stop"]}, {"llm.finish_reason": "stop"}),
-    ("first token", {"gen_ai.response.time_to_first_chunk": 0.5, "gen_ai.request.stream": True}, {}),
-    ("conversation", {"gen_ai.conversation.id": "c1"}, {"session.id": "c1"}),
-    ("user", {"user.id": "u1"}, {"user.id": "u1"}),
-    (
-        "input",
-        {"gen_ai.input.messages": MESSAGE % ("user", "Hi", "")},
-        {
-            "llm.input_messages.0.message.role": "user",
-            "llm.input_messages.0.message.content": "Hi",
-            "input.value": json.dumps(LM_SPAN.inputs, separators=(",", ":")),
-            "input.mime_type": "application/json",
-        },
-    ),
-    (
-        "output",
-        {"gen_ai.output.messages": MESSAGE % ("assistant", "Hello", ',"finish_reason":"stop"')},
-        {
-            "llm.output_messages.0.message.role": "assistant",
-            "llm.output_messages.0.message.content": "Hello",
-            "output.value": '["Hello"]',
-            "output.mime_type": "application/json",
-        },
-    ),
-    (
-        "tools",
-        {"gen_ai.tool.definitions": '[{"type":"function","name":"f"}]'},
-        {"llm.tools.0.tool.json_schema": '{"type":"function","function":{"name":"f"}}'},
-    ),
-    (
-        "parameters",
-        {
-            "gen_ai.request.temperature": 0.0,
-            "gen_ai.request.top_p": 0.5,
-            "gen_ai.request.max_tokens": 9,
-            "gen_ai.request.choice.count": 1,
-            "gen_ai.request.seed": 3,
-        },
-        {"llm.invocation_parameters": '{"temperature":0,"top_p":0.5,"max_tokens":9,"n":1,"seed":3}'},
-    ),
-    ("cost", {}, {"llm.cost.total": 0.25}),
-]
-TOOL_FACTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    ("kind", {"gen_ai.operation.name": "execute_tool"}, {"openinference.span.kind": "TOOL"}),
-    ("tool", {"gen_ai.tool.name": "search"}, {"tool.name": "search"}),
-    ("arguments", {"gen_ai.tool.call.arguments": '{"query":"x"}'}, {"tool.parameters": '{"query":"x"}'}),
-    ("result", {"gen_ai.tool.call.result": '["y"]'}, {"output.value": '["y"]', "output.mime_type": "application/json"}),
-    ("input", {}, {"input.value": '{"query":"x"}', "input.mime_type": "application/json"}),
-]
-
-
-def _made(span: Span, chosen: Any) -> dict[str, Any]:
-    converter = Converter(Names(chosen))
-    return {**converter.attributes(span, {}, is_agent=False), **converter.content(span)}
-
-
-@pytest.mark.parametrize("chosen", ["genai", "openinference", "both"])
-@pytest.mark.parametrize(("span", "facts"), [(LM_SPAN, LM_FACTS), (TOOL_SPAN, TOOL_FACTS)], ids=["lm", "tool"])
-def test_each_fact_has_its_names(span: Span, facts: Any, chosen: str) -> None:
-    """Every name and value of the chosen conventions, and beside them nothing but what is named as ours."""
-    expected = {}
-    for _, genai, openinference in facts:
-        expected.update(genai if chosen != "openinference" else {})
-        expected.update(openinference if chosen != "genai" else {})
-    made = _made(span, chosen)
-    assert {name: value for name, value in made.items() if not name.startswith("spanhook.")} == expected
-
-
-def test_every_name_of_the_table_is_put_to_use() -> None:
-    """A name that no span can have would be a lie in the table."""
-    used = {name for span in (LM_SPAN, TOOL_SPAN) for name in _made(span, "both")}
-    used |= {"llm.input_messages", "llm.output_messages", "llm.tools"}  # numbered
-    used |= {"gen_ai.workflow.name", "gen_ai.agent.name", "agent.name", "llm.prompt_template.version"}
-    in_table = {
-        name
-        for fact in conventions.FACTS
-        for name in (fact.genai, fact.openinference)
-        if name is not None and not fact.name.startswith("signal")
-    }
-    assert in_table <= used
-
-
-@pytest.fixture(params=[OTLPServer, GRPCServer], ids=["http", "grpc"])
-def receiver(request: pytest.FixtureRequest) -> Any:
-    with request.param() as server:
-        yield server
 
 
 def _by_id(receiver: OTLPServer) -> dict[str, OTLPSpan]:
@@ -372,120 +210,6 @@ def test_attributes_of_any_value_arrive() -> None:
         "lone": "?",
         "nested": '{"a":{"b":1}}',
     }
-
-
-def test_messages_of_every_kind(receiver: Any) -> None:
-    """Images, tool calls and their results, in each convention's form."""
-    messages = [
-        {"role": "system", "content": "Be kind."},
-        {
-            "role": "user",
-            "content": [
-                {"type": "text", "text": "What is this?"},
-                {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
-                {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
-            ],
-        },
-        {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [{"id": "t1", "type": "function", "function": {"name": "look", "arguments": '{"at":1}'}}],
-        },
-        {"role": "tool", "tool_call_id": "t1", "content": "a cat"},
-    ]
-    with LMServer() as lm, traced(receiver):
-        lm.script([Reply(content="A cat.", reasoning_content="It has ears.", tokens=Tokens(1, 2))])
-        lm.lm(cache=False, engine="litellm")(messages=messages)
-    (call,) = receiver.spans
-    parts = [part for message in json.loads(call.attributes["gen_ai.input.messages"]) for part in message["parts"]]
-    assert parts == [
-        {"type": "text", "content": "Be kind."},
-        {"type": "text", "content": "What is this?"},
-        {"type": "uri", "modality": "image", "uri": "https://example.com/a.png"},
-        {"type": "blob", "modality": "image", "mime_type": "image/png", "content": "aGk="},
-        {"type": "tool_call", "id": "t1", "name": "look", "arguments": {"at": 1}},
-        {"type": "tool_call_response", "id": "t1", "response": "a cat"},
-    ]
-    at = "llm.input_messages."
-    flat = {name.removeprefix(at): value for name, value in call.attributes.items() if name.startswith(at)}
-    assert flat == {
-        "0.message.role": "system",
-        "0.message.content": "Be kind.",
-        "1.message.role": "user",
-        "1.message.contents.0.message_content.type": "text",
-        "1.message.contents.0.message_content.text": "What is this?",
-        "1.message.contents.1.message_content.type": "image",
-        "1.message.contents.1.message_content.image.image.url": "https://example.com/a.png",
-        "1.message.contents.2.message_content.type": "image",
-        "1.message.contents.2.message_content.image.image.url": "data:image/png;base64,aGk=",
-        "2.message.role": "assistant",
-        "2.message.tool_calls.0.tool_call.id": "t1",
-        "2.message.tool_calls.0.tool_call.function.name": "look",
-        "2.message.tool_calls.0.tool_call.function.arguments": '{"at":1}',
-        "3.message.role": "tool",
-        "3.message.tool_call_id": "t1",
-        "3.message.content": "a cat",
-    }
-    (answer,) = json.loads(call.attributes["gen_ai.output.messages"])
-    thought = [{"type": "reasoning", "content": "It has ears."}] if RELEASE >= (3, 1) else []  # 3.0 drops it
-    assert answer["parts"] == [*thought, {"type": "text", "content": "A cat."}]
-
-
-@pytest.mark.parametrize(
-    ("part", "made"),
-    [
-        ({"type": "thinking", "thinking": "Hm.", "signature": "s"}, {"type": "reasoning", "content": "Hm."}),
-        ({"type": "refusal", "refusal": "No."}, {"type": "refusal", "refusal": "No."}),
-        (
-            {"type": "image_url", "image_url": "data:text/plain,hello"},
-            {"type": "uri", "modality": "image", "uri": "data:text/plain,hello"},
-        ),
-        (
-            {"type": "file", "file": {"file_data": "data:application/pdf;base64,aGk="}},
-            {"type": "blob", "modality": "document", "mime_type": "application/pdf", "content": "aGk="},
-        ),
-    ],
-)
-def test_a_part_is_what_its_type_says(part: dict[str, Any], made: dict[str, Any]) -> None:
-    """Not every text that stands under the name of its type is an address."""
-    span = replace(LM_SPAN, inputs={"messages": [{"role": "user", "content": [part]}]})
-    (message,) = json.loads(_made(span, "both")["gen_ai.input.messages"])
-    assert message["parts"] == [made]
-
-
-def test_numbers_have_the_type_that_the_conventions_want() -> None:
-    """Whatever type the program gave them; a value that is no number is left out."""
-    given = {"max_tokens": "100", "seed": 7.0, "n": 1 << 63, "top_p": True, "temperature": 1}
-    span = replace(
-        LM_SPAN,
-        cost_usd=1,
-        time_to_first_token_s=2,
-        attributes={f"request.{name}": value for name, value in given.items()},
-    )
-    made = _made(span, "both")
-    expected = {
-        "gen_ai.request.seed": 7,
-        "gen_ai.request.temperature": 1.0,
-        "llm.cost.total": 1.0,
-        "spanhook.cost_usd": 1.0,
-        "gen_ai.response.time_to_first_chunk": 2.0,
-    }
-    assert {name: (type(made[name]), made[name]) for name in expected} == {
-        name: (type(value), value) for name, value in expected.items()
-    }
-    for name in ("max_tokens", "choice.count", "top_p"):
-        assert f"gen_ai.request.{name}" not in made
-
-
-def test_one_convention_alone(receiver: Any) -> None:
-    """Only its names are sent; with the GenAI names alone, what they have no place for is under our prefix."""
-    with LMServer() as lm, OTLPServer(openinference=False) as genai, OTLPServer(genai=False) as openinference:
-        for server, chosen in ((genai, "genai"), (openinference, "openinference")):
-            with traced(server, conventions=chosen), dspy.context(lm=lm.lm(cache=False)):
-                Answerer()(question="Why?")
-            module = next(span for span in server.spans if span.name == "Answerer")
-            named = "spanhook.inputs" if chosen == "genai" else "input.value"
-            assert module.attributes[named] == '{"question":"Why?"}'
 
 
 def test_a_span_whose_content_can_not_be_converted_goes_without_it() -> None:
