@@ -95,8 +95,8 @@ def _describe_lm(opened: OpenSpan) -> None:
 
 def _asked(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """What an LM is asked, without what authorizes the program to."""
-    asked = {key: value for key, value in arguments.items() if value is not None and not _is_secret(key)}
-    return dspy_compat.lm_arguments(asked)
+    asked = dspy_compat.lm_arguments(arguments)
+    return {key: value for key, value in asked.items() if value is not None and not _is_secret(key)}
 
 
 def open_tool(

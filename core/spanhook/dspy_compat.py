@@ -1,7 +1,7 @@
 """Everything that depends on DSPy's release: its settings, its call ids, its history, its classes' shapes.
 
-Tried on DSPy 3.0.4, 3.1.3, 3.2.1, 3.3.1 and 3.4.1. The rest of Spanhook speaks to DSPy through this module only, and
-`lm_record`.
+Tried on DSPy 3.0.4, 3.1.3, 3.2.1, 3.3.1 and 3.4.1. The rest of Spanhook speaks to DSPy through this module only,
+`lm_record` and `typed_calls`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dspy.dsp.utils.settings import main_thread_config, thread_local_overrides
 from dspy.utils.callback import ACTIVE_CALL_ID
 from dspy.utils.callback import BaseCallback as BaseCallback
 
+from spanhook import typed_calls
 from spanhook.errors import InstallError
 
 SIGNATURE: type = type(dspy.Signature)
@@ -140,7 +141,9 @@ def is_lm(instance: Any) -> bool:
 
 
 def lm_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What an LM was called with; 3.3 has the prompt among `items`."""
+    """What an LM was called with; 3.3 has the prompt among `items`, and it may be in a typed request."""
+    if (asked := typed_calls.asked(arguments)) is not None:
+        return asked
     items = arguments.get("items")
     if items is None:
         return arguments
@@ -175,9 +178,14 @@ def lm_provider(lm: Any, model: str | None) -> str | None:
 
 
 def lm_parameters(defaults: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """How the model is asked: `request.temperature` and the like, the call's own values before the LM's."""
+    """How the model is asked: `request.temperature` and the like, the call's own values before the LM's.
+
+    Beside a typed request none of the LM's hold: DSPy 3.4 sends nothing of them with it, and 3.3 not always.
+    """
+    config = typed_calls.parameters(arguments)
+    defaults = defaults if isinstance(defaults, dict) else _NOTHING
     parameters: dict[str, Any] = {}
-    for given in (defaults if isinstance(defaults, dict) else _NOTHING, arguments):
+    for given in (defaults if config is None else config, arguments):
         for name, value in given.items():
             if name in _PARAMETERS and type(value) in (int, float, str):
                 parameters[_PARAMETERS[name]] = value
@@ -255,10 +263,14 @@ FIELDS: Mapping[type, Callable[[Any], dict[str, Any]]] = {PREDICTION: fields_of,
 
 
 def plain_form(value: Any) -> Any:
-    """The plain form of DSPy's own objects, for a snapshot: examples and predictions as dicts, signatures as text."""
+    """The plain form of DSPy's own objects, for a snapshot: examples and predictions as dicts, signatures as text, and
+    a typed response as the list that an ordinary call returns.
+    """
     kind = type(value)
     if issubclass(kind, type):
         return signature_text(value)
+    if kind is typed_calls.RESPONSE:
+        return typed_calls.answered(value)
     return fields_of(value) if issubclass(kind, dspy.Example) else None
 
 

@@ -252,6 +252,18 @@ def test_a_direct_lm_call_is_an_event(raindrop: RaindropServer, server: LMServer
     assert [event["ai_data"]["output"] for event in raindrop.events] == ["answer-1", "answer-2"]
 
 
+def test_a_direct_lm_call_in_an_interaction(raindrop: RaindropServer, server: LMServer) -> None:
+    """The interaction's text is what a person said, and not what else the model was asked with."""
+    with traced(raindrop) as tracer:
+        with tracer.interaction("u1"):
+            server.lm()("Just a prompt", temperature=0.5)
+        with tracer.interaction("u1"):
+            server.lm()(messages=[{"role": "system", "content": "Be short."}, {"role": "user", "content": "First"}])
+            server.lm()(messages=[{"role": "user", "content": "Second"}])
+    assert [event["ai_data"]["input"] for event in raindrop.events] == ["Just a prompt", "First"]
+    assert [event["ai_data"]["output"] for event in raindrop.events] == ["answer-1", "answer-3"]
+
+
 def test_without_content_no_text_leaves_the_process(raindrop: RaindropServer, server: LMServer) -> None:
     """`capture = "metadata"`: the event has model and tokens, and neither it nor a span has any of the texts."""
     server.script([Reply(status=500)])

@@ -166,16 +166,22 @@ def test_a_tool_call_of_responses(server: LMServer, spans: list[Span], engine: s
 @with_engines
 @engines
 def test_a_request(server: LMServer, spans: list[Span], engine: str) -> None:
-    """`lm(Request)`, called plainly and awaited: the answer is a Response, and its span as exact as any."""
-    from dspy.lm15 import Message, Request
+    """`lm(Request)`, called plainly and awaited: the answer is a Response, and its span as exact as any.
 
-    lm = server.lm(engine=engine)
-    request = Request(model=lm.model, messages=(Message.user("hello"),))
+    The LM's own temperature is not sent with it, and is not in the span.
+    """
+    from dspy.lm15 import Config, Message, Request
+
+    lm = server.lm(engine=engine, temperature=0.9)
+    request = Request(model=lm.model, messages=(Message.user("hello"),), config=Config(seed=3))
     response = lm(request)
     again = asyncio.run(lm.acall(request))
-    assert [span.outputs["message"]["parts"][0]["text"] for span in spans] == [response.text, again.text]
+    assert [span.outputs for span in spans] == [[response.text], [again.text]]
     for span, answered in zip(spans, server.answered.values(), strict=True):
         assert_exact(span, answered)
+        assert span.inputs["messages"] == answered.body["messages"]
+        assert span.attributes == {"request.seed": answered.body["seed"]}
+        assert "temperature" not in answered.body
 
 
 @with_engines

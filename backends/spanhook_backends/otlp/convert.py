@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from spanhook import Span
-from spanhook_backends import lm_requests
 from spanhook_backends.otel.spans import Attributes, Value
 from spanhook_backends.otlp import messages
 from spanhook_backends.otlp.conventions import GENAI_PROVIDERS, OPENINFERENCE_PROVIDERS, Names
@@ -97,13 +96,11 @@ class Converter:
         self._put(made, "first_token_s", _float(span.time_to_first_token_s))
         self._put(made, "streamed", True if span.time_to_first_token_s is not None else None)
         self._put(made, "cost_usd", _float(span.cost_usd))
-        parameters = lm_requests.parameters(span.inputs)
-        if parameters is None:
-            parameters = {
-                name.removeprefix("request."): value
-                for name, value in span.attributes.items()
-                if name.startswith("request.")
-            }
+        parameters = {
+            name.removeprefix("request."): value
+            for name, value in span.attributes.items()
+            if name.startswith("request.")
+        }
         if parameters:
             self._put(made, "parameters", as_json(parameters))
             for name in ("temperature", "top_p"):
@@ -112,8 +109,7 @@ class Converter:
                 self._put(made, name, _int(parameters.get(name)))
 
     def _messages(self, made: Attributes, span: Span) -> None:
-        inputs = lm_requests.asked(span.inputs)
-        asked, answered = messages.asked(inputs), messages.answered(lm_requests.answered(span.outputs))
+        asked, answered = messages.asked(span.inputs), messages.answered(span.outputs)
         for fact, said, reasons in (
             ("input_messages", asked, None),
             ("output_messages", answered, finish_reasons(span)),
@@ -123,7 +119,7 @@ class Converter:
                 made[genai] = messages.genai_messages(said, reasons)
             if said and openinference is not None:
                 made.update(messages.flattened(openinference, said))
-        tools = inputs.get("tools") if isinstance(inputs, Mapping) else None
+        tools = span.inputs.get("tools") if isinstance(span.inputs, Mapping) else None
         if isinstance(tools, list) and tools:
             genai, openinference = self._names.pair("tool_definitions")
             if genai is not None:

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from spanhook import Signal, Span
-from spanhook_backends import lm_requests
 from spanhook_backends.raindrop.options import RaindropOptions
 from spanhook_backends.raindrop.texts import (
     MAX_ID_BYTES,
@@ -43,7 +42,7 @@ def event_of(trace: Gathered, options: RaindropOptions, event_id: str) -> dict[s
     first, last = trace.root or trace.outermost, trace.root or trace.latest
     if first is None or last is None:
         return None
-    given, answered = fit_both(_given(first), _answered(last), TEXT_BYTES)
+    given, answered = fit_both(_given(first, trace.first_lm), _answered(last), TEXT_BYTES)
     return {
         "user_id": id_text(first.user_id or options.user_id or UNKNOWN_USER),
         "event": event_name(trace.root, options),
@@ -58,11 +57,12 @@ def event_of(trace: Gathered, options: RaindropOptions, event_id: str) -> dict[s
     }
 
 
-def _given(span: Span) -> str | None:
-    """The input as text: for an LM that was called directly its prompt or the last message of a person."""
-    inputs = lm_requests.asked(span.inputs)
-    # A typed request is told from others in an interaction, too, whose input is that of its first call.
-    if (span.kind == "lm" or inputs is not span.inputs) and isinstance(inputs, Mapping):
+def _given(span: Span, first_lm: Span | None) -> str | None:
+    """The input as text: of an LM's call, also where an interaction shows it as its own, the prompt or the last message
+    of a person.
+    """
+    inputs = span.inputs
+    if isinstance(inputs, Mapping) and first_lm is not None and first_lm.inputs == inputs:
         if isinstance(inputs.get("prompt"), str):
             return text_of(inputs["prompt"]) or None
         messages = inputs.get("messages")
@@ -78,7 +78,7 @@ def _given(span: Span) -> str | None:
 
 def _answered(span: Span) -> str | None:
     """The output as text: the fields of a prediction, without those that were not filled."""
-    outputs = lm_requests.answered(span.outputs)
+    outputs = span.outputs
     if isinstance(outputs, Mapping):
         outputs = {name: value for name, value in outputs.items() if value is not None}
     return texts_of(outputs)

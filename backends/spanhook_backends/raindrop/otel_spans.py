@@ -12,7 +12,6 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from spanhook import Span
-from spanhook_backends import lm_requests
 from spanhook_backends.otel.replay import Replay
 from spanhook_backends.otel.spans import Attributes, readable
 from spanhook_backends.raindrop.options import RaindropOptions
@@ -72,7 +71,7 @@ def _llm(span: Span, content: bool, options: RaindropOptions) -> Attributes:
     attributes: Attributes = {name: value for name, value in known.items() if value is not None}
     if span.finish_reason is not None:
         attributes["gen_ai.response.finish_reasons"] = [span.finish_reason]
-    inputs = lm_requests.asked(span.inputs) if isinstance(span.inputs, Mapping) else {}
+    inputs = span.inputs if isinstance(span.inputs, Mapping) else {}
     if not content or (span.inputs is None and span.outputs is None):
         return attributes
     asked = inputs.get("messages") or inputs.get("prompt") or {k: v for k, v in inputs.items() if k != "tools"}
@@ -80,7 +79,7 @@ def _llm(span: Span, content: bool, options: RaindropOptions) -> Attributes:
     attributes["gen_ai.prompt.0.content"] = fit(text_of(asked), CONTENT_BYTES)
     if span.outputs is not None:
         attributes["gen_ai.completion.0.role"] = "assistant"
-        attributes["gen_ai.completion.0.content"] = fit(_answer(lm_requests.answered(span.outputs)), CONTENT_BYTES)
+        attributes["gen_ai.completion.0.content"] = fit(_answer(span.outputs), CONTENT_BYTES)
     tools = options.tools if options.tools is not None else inputs.get("tools") or []
     if isinstance(tools, list):
         attributes["ai.prompt.tools"] = [fit(text_of(tool_of(tool)), CONTENT_BYTES) for tool in tools[:MAX_TOOLS]]

@@ -30,7 +30,8 @@ class Gathered:
     root: Span | None = None
     outermost: Span | None = None  # above the span that ended first
     latest: Span | None = None
-    last_lm: Span | None = None
+    first_lm: Span | None = None  # that began
+    last_lm: Span | None = None  # that ended
     models: dict[str, None] = field(default_factory=dict)
     lm_calls: int = 0
     cache_hits: int = 0
@@ -49,6 +50,8 @@ class Gathered:
             self.cache_hits += span.cache_hit is True
             if span.model is not None:
                 self.models[span.model] = None
+            if self.first_lm is None or span.start_ns < self.first_lm.start_ns:
+                self.first_lm = span
             if self.last_lm is None or (span.end_ns or 0) >= (self.last_lm.end_ns or 0):
                 self.last_lm = span
         elif span.usage is not None:
