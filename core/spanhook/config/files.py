@@ -190,6 +190,8 @@ def _parsed(path: Path, problems: list[str], via: str = "") -> dict[str, Any]:
         problems.append(f"{shown}: no such file{via}")
     except IsADirectoryError:
         problems.append(f"{shown}: this is a directory{via}; give the file in it, {shown}/{FILE_NAME}")
+    except UnicodeEncodeError as error:
+        problems.append(f"{shown}: this process has {error.encoding} names only{via}; set PYTHONUTF8=1, or rename it")
     except UnicodeDecodeError as error:
         problems.append(f"{shown}: not UTF-8 at byte {error.start}{via}; save the file as UTF-8")
     except (ValueError, RecursionError) as error:  # also a number or a nesting beyond Python's limits

@@ -42,6 +42,10 @@ def check(folder: Path) -> str:
             return ""
     except OSError as error:
         return f"can't be written: {error.strerror or type(error).__name__}; give a directory that can"
+    except UnicodeEncodeError as error:
+        return f"can't be written: this process has {error.encoding} names only; set PYTHONUTF8=1, or give another name"
+    except ValueError:  # a null character
+        return "can't be the name of a directory"
 
 
 class Spool:
