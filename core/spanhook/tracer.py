@@ -207,7 +207,8 @@ class Tracer:
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until every backend has all that was accepted before, for at most `timeout` seconds.
 
-        True only if all of it was delivered: nothing failed, was dropped, or is still waiting.
+        True only if all of it was delivered: nothing failed, was dropped, or is still waiting. A loss is told once.
+        After a shutdown, or beside one, the result is that of the shutdown.
         """
         timeout_s = timeouts.seconds("flush", timeout, self._guard)
         self._installation.check()

@@ -113,6 +113,52 @@ def test_a_shutdown_that_failed_is_not_a_success_the_second_time(patient, monkey
     assert tracer.shutdown(WAIT_S) is False
 
 
+@pytest.mark.parametrize("has_spool", [False, True])
+def test_a_flush_after_a_shutdown_has_its_result(has_spool, tmp_path, monkeypatch):
+    """Nothing that is lost or left then is delivered by this process any more, however often one asks."""
+    monkeypatch.setattr(outage, "FIRST_PAUSE_S", 0.001)
+    delivery = {"spool": str(tmp_path)} if has_spool else {}
+    failed = tracer_of(Memory(away), delivery=delivery)
+    one_span(failed)
+    assert failed.shutdown(0.7) is False
+    assert failed.flush(WAIT_S) is False
+    assert failed.flush(WAIT_S) is False
+    done = tracer_of(Memory())
+    one_span(done)
+    assert done.shutdown(WAIT_S) is True
+    assert done.flush(WAIT_S) is True
+
+
+def test_a_flush_after_a_shutdown_knows_what_the_backend_said():
+    """All was handed over to it, and it says at the end that not all has arrived."""
+
+    class Holding(Memory):
+        @spanhook.hookimpl
+        def shutdown(self, timeout: float) -> bool:
+            return False
+
+    tracer = tracer_of(Holding())
+    one_span(tracer)
+    assert tracer.flush(WAIT_S) is True
+    assert tracer.shutdown(WAIT_S) is False
+    assert tracer.flush(WAIT_S) is False
+
+
+def test_a_flush_beside_a_shutdown_waits_for_it():
+    """On another thread, within its own timeout."""
+    gate = Gate()
+    tracer = tracer_of(Memory(gate))
+    one_span(tracer)
+    with in_thread(lambda: tracer.shutdown(WAIT_S)) as results:
+        assert gate.reached.wait(WAIT_S)
+        wait_for(lambda: tracer._pipeline._closed)
+        assert tracer.flush(0.01) is False
+        with in_thread(lambda: tracer.flush(WAIT_S)) as flushed:
+            gate.open()
+        assert flushed == [True]
+    assert results == [True]
+
+
 def test_the_exit_says_what_a_shutdown_on_another_thread_has_not_come_to(caplog):
     """A daemon thread ends with the process, and what it would have said with it."""
     gate = Gate()

@@ -118,16 +118,18 @@ class Pipeline:
         """Wait until every backend has handled what was accepted before, for at most `timeout_s` seconds.
 
         True only if all of it was delivered. A loss is told to the flushes that were waiting when it was met, or to the
-        next one, and not again.
+        next one, and not again. What `close` has begun is what there is to wait for then, and its result.
         """
         is_running = self._thread is not None or (bool(self._intake) and self._start())
         with self._lock.here:  # nobody closes between the look and the mark
-            if self._closed or not is_running:
-                return self._is_done()
-            barrier = self._barrier(timeout_s, closing=False, patient=True)
-            self._intake.append(barrier)
+            barrier = self._last
+            if barrier is None:
+                if self._closed or not is_running:
+                    return self._is_done()
+                barrier = self._barrier(timeout_s, closing=False, patient=True)
+                self._intake.append(barrier)
         self._ring()
-        return barrier.wait(timeout_s)
+        return barrier.wait(timeout_s) and (not barrier.closing or self._is_done())
 
     def close(self, timeout_s: float, *, patient: bool) -> bool:
         """Flush, shut the backends down and end the threads; later calls wait for what the first has begun.
