@@ -157,11 +157,14 @@ class Spool:
             with without_forks():  # until it is known to be the parent's
                 self._own = SpoolFile.create(self._folder, self._backends)
         try:
-            return self._own.append(items)
+            entries, problems = self._own.append(items)
         except sqlite3.Error as error:
             if is_damage(error):
                 self._own.set_aside(error)
             raise
+        for problem in problems:
+            self._guard.report("spool: writing a single item, which is in memory only", problem)
+        return entries
 
     def _expire(self, file: SpoolFile, forget: Forget) -> None:
         with self._using(file):

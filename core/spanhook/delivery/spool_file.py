@@ -15,7 +15,7 @@ from spanhook.delivery.codec import decode, encode
 from spanhook.delivery.items import Entry, Item, kind_of
 from spanhook.delivery.ownership import is_still, lock, lock_of_the_dead, open_paths
 from spanhook.delivery.sizes import size_of
-from spanhook.delivery.spool_tables import FORMAT, Row, Tables, is_damage
+from spanhook.delivery.spool_tables import FORMAT, Tables, is_damage
 from spanhook.guard import attempt, warn
 from spanhook.processes import without_forks
 
@@ -125,22 +125,33 @@ class SpoolFile:
         """Whether it may have something left for one of these."""
         return not self._waiting.isdisjoint(backends)
 
-    def append(self, items: Sequence[Item]) -> list[Entry]:
-        """Write items, all or none of them; the entries for the backends' queues."""
+    def append(self, items: Sequence[Item]) -> tuple[list[Entry], list[Exception]]:
+        """Write items; the entries for the backends' queues, and what is wrong with items that can't be written.
+
+        These are in memory only. All else that goes wrong is raised, and then nothing was written.
+        """
         now = time.time_ns()
-        rows: list[Row] = []
-        for number, item in enumerate(items, self.newest + 1):
-            body = encode(item)
-            rows.append((number, kind_of(item), now, len(body), body))
+        entries: list[Entry] = []
+        problems: list[Exception] = []
+        encoded = [attempt(encode, item) for item in items]
         with self._open() as tables:
+            size = 0
             if tables is None:
                 raise sqlite3.ProgrammingError("the file was closed")
             with tables.changing():
-                tables.add(rows)
+                for number, (item, (body, error)) in enumerate(zip(items, encoded, strict=True), self.newest + 1):
+                    problem = error if body is None else tables.add((number, kind_of(item), now, len(body), body))
+                    if problem is not None:
+                        problems.append(problem)
+                    if body is None or problem is not None:
+                        entries.append(Entry(item, size_of(item)))
+                    else:
+                        entries.append(Entry(item, len(body), self, number))
+                        size += len(body)
             self._waiting = set(self._progress)
-            self.newest += len(rows)
-            self.bytes += sum(row[3] for row in rows)
-        return [Entry(item, row[3], self, row[0]) for item, row in zip(items, rows, strict=True)]
+            self.newest += len(items)
+            self.bytes += size
+        return entries, problems
 
     def read(self, kinds: int, after: int, upto: int, max_items: int, max_bytes: int) -> tuple[list[Entry], int]:
         """The next items after an id, and the id up to which that is all of these kinds.

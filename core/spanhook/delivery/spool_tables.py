@@ -17,6 +17,9 @@ PRAGMA user_version = {FORMAT};
 
 _CORRUPT, _NOT_A_DATABASE = 11, 26  # SQLite's; `sqlite3` names them from Python 3.11 on
 
+# What is wrong with a row, and not with the file; its size, for example.
+_REFUSALS = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError)
+
 Row = tuple[int, int, int, int, bytes]
 """id, kind, Unix time in ns, bytes of the body, body"""
 
@@ -69,9 +72,13 @@ class Tables:
                 self._db.execute("ROLLBACK")
             raise
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Write items."""
-        self._db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows)
+    def add(self, row: Row) -> Exception | None:
+        """Write an item; why SQLite refuses it, if it is the item that is wrong: then it can take others still."""
+        try:
+            self._db.execute("INSERT INTO items VALUES (?, ?, ?, ?, ?)", row)
+        except _REFUSALS as error:
+            return error
+        return None
 
     def delete(self, number: int) -> int:
         """Delete an item; its bytes."""
