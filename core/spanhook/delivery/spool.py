@@ -19,7 +19,7 @@ from spanhook.delivery.sizes import size_of
 from spanhook.delivery.spool_file import Gone, SpoolFile
 from spanhook.delivery.spool_paths import SUFFIX
 from spanhook.delivery.spool_tables import is_damage
-from spanhook.guard import Guard, say, warn
+from spanhook.guard import Guard, say
 from spanhook.processes import without_forks
 
 if TYPE_CHECKING:
@@ -127,12 +127,12 @@ class Spool:
         """Say that somebody has removed a file that is in use; what is in it is delivered, and a new one begun."""
         for file in self.files:
             if file.notice_removal():
-                warn(
+                self._guard.warn(
                     "spool: %s was removed while it was in use; what is in it does not outlast this process", file.path
                 )
-                if file is self._own:
-                    self._taken_over.append(file)
-                    self._own = None
+        if self._own is not None and self._own.is_lost:  # it may have been set aside, too
+            self._taken_over.append(self._own)
+            self._own = None
 
     def close(self) -> None:
         """Let the files go; those with something in them stay for a later process."""
@@ -152,19 +152,25 @@ class Spool:
             return sorted(self._folder.glob(f"*{SUFFIX}"))
 
     def _write(self, items: Sequence[Item]) -> list[Entry]:
-        self.notice_removed()
-        if self._own is None or not self._own.is_open:
-            with without_forks():  # until it is known to be the parent's
-                self._own = SpoolFile.create(self._folder, self._backends)
         try:
-            entries, problems = self._own.append(items)
+            entries, problems = self._writable().append(items)
         except sqlite3.Error as error:
-            if is_damage(error):
-                self._own.set_aside(error)
-            raise
+            if self._own is not None and is_damage(error):
+                self._own.set_aside(error, is_readable=True)
+            if self._own is None or not self._own.is_lost:  # a backend's thread may have set it aside, too
+                raise
+            entries, problems = self._writable().append(items)
         for problem in problems:
             self._guard.report("spool: writing a single item, which is in memory only", problem)
         return entries
+
+    def _writable(self) -> SpoolFile:
+        """This process's file, a new one where there is none that can be written."""
+        self.notice_removed()
+        if self._own is None or not self._own.is_open:
+            with without_forks():  # until it is known to be the parent's
+                self._own = SpoolFile.create(self._folder, self._backends, self._guard.warn)
+        return self._own
 
     def _expire(self, file: SpoolFile, forget: Forget) -> None:
         with self._using(file):
@@ -181,7 +187,7 @@ class Spool:
     def _take_over(self, path: Path, add: Add, forget: Forget) -> None:
         try:
             with without_forks():
-                file = SpoolFile.take_over(path)
+                file = SpoolFile.take_over(path, self._guard.warn)
                 if file is not None:
                     self._taken_over.append(file)
         except (OSError, sqlite3.Error) as error:  # it may be possible later
@@ -190,22 +196,22 @@ class Spool:
         if file is None:
             return
         self._looked_into.add(path)  # once: what is left in it then is not for us
-        with self._using(file):
+        with self._using(file, is_readable=False):
             for backend, (kinds, done) in file.progress.items():
                 if backend not in self._backends and (count := file.count(kinds, done, file.newest)):
-                    warn(_STAYS, count, backend, path, f"{self._days:g}")
+                    self._guard.warn(_STAYS, count, backend, path, f"{self._days:g}")
             if count := add(file):
                 say(logging.INFO, "spool: delivering %d spans and signals that an earlier process has left", count)
         self._expire(file, forget)
 
     @contextmanager
-    def _using(self, file: SpoolFile) -> Iterator[None]:
+    def _using(self, file: SpoolFile, *, is_readable: bool = True) -> Iterator[None]:
         """A damaged file is set aside. What else goes wrong with it is said once, and it is used again later."""
         try:
             yield
         except sqlite3.Error as error:
             if is_damage(error):
-                file.set_aside(error)
+                file.set_aside(error, is_readable=is_readable)
             else:
                 self._guard.report(f"spool: using a file in {self._folder}", error)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,17 +11,19 @@ from pathlib import Path
 from spanhook.delivery import spool_paths
 from spanhook.delivery.codec import decode, encode
 from spanhook.delivery.items import Entry, Item, kind_of
-from spanhook.delivery.ownership import is_still, lock, lock_of_the_dead, open_paths
+from spanhook.delivery.ownership import OwnedFile, lock_of_the_dead, new_file
 from spanhook.delivery.sizes import size_of
 from spanhook.delivery.spool_tables import FORMAT, Tables, is_damage
 from spanhook.guard import attempt, warn
-from spanhook.processes import without_forks
 
 Gone = Sequence[tuple[int, int]]
 """Id and kind of what was deleted."""
 
+Warn = Callable[..., None]
+"""Logs a warning: a message, and what belongs into it."""
 
-class SpoolFile:
+
+class SpoolFile(OwnedFile):
     """Items in the order of their ids. A backend has settled every item up to `done`; what all have settled is deleted.
 
     Its owner holds an OS lock on it as long as it lives. Thread-safe. Every method may raise `sqlite3.Error`, and has
@@ -32,41 +32,34 @@ class SpoolFile:
     Attributes:
         bytes: of the items in it.
         newest: the id of the last item.
-        is_lost: no later process finds it: it was set aside, or removed.
     """
 
-    def __init__(self, path: Path, lock_fd: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, lock_fd: int, warn: Warn) -> None:
+        super().__init__(path, lock_fd)
         self.bytes = 0
         self.newest = 0
-        self.is_lost = False
-        self._lock = threading.RLock()
-        self._lock_fd = lock_fd
+        self._warn = warn
+        self._is_aside = False  # damaged: nothing is written any more, and what can be read is read
         self._deleted = 0  # the id up to which nothing is in it
         self._progress: dict[str, tuple[int, int]] = {}  # what the table has, or will have when it can be written
         self._waiting: set[str] = set()  # backends for which something may be left
         self._tables: Tables | None = None
-        open_paths.add(path)
 
     @classmethod
-    def create(cls, folder: Path, backends: Mapping[str, int]) -> SpoolFile:
+    def create(cls, folder: Path, backends: Mapping[str, int], warn: Warn = warn) -> SpoolFile:
         """A new file of this process, readable for its user only.
 
         Args:
             folder: where; it is made if it isn't there.
             backends: by name, the kinds of items that each of them takes.
+            warn: logs without what the user's settings take out.
 
         Raises:
             OSError, sqlite3.Error: it can't be written; nothing is left of it.
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        while True:
-            path = spool_paths.new_path(folder)
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-            if lock(fd, path):  # else another process took the file, still empty, for one that nobody owns
-                break
-            os.close(fd)
-        file = cls(path, fd)
+        path, fd = new_file(folder)
+        file = cls(path, fd, warn)
         try:
             file._tables = Tables(path)
             file._tables.prepare()
@@ -78,15 +71,19 @@ class SpoolFile:
         return file
 
     @classmethod
-    def take_over(cls, path: Path) -> SpoolFile | None:
+    def take_over(cls, path: Path, warn: Warn = warn) -> SpoolFile | None:
         """A file whose owner is dead; None if it is alive. It is not open if there is nothing to be had from it.
+
+        Args:
+            path: where it is.
+            warn: logs without what the user's settings take out.
 
         Raises:
             OSError, sqlite3.Error: it can't be read now; it stays as it is. A damaged one is set aside.
         """
         if (fd := lock_of_the_dead(path)) is None:
             return None
-        file = cls(path, fd)
+        file = cls(path, fd, warn)
         try:
             file._tables = tables = Tables(path)
             tables.prepare()
@@ -94,12 +91,13 @@ class SpoolFile:
             if version == FORMAT:
                 file._progress = tables.progress()
                 file.bytes, file.newest = tables.size(), tables.newest()
+                file._waiting = set(file._progress)
                 file._tidy(tables)
         except (sqlite3.Error, UnicodeDecodeError) as error:  # what SQLite says may have a piece of the file in it
             if isinstance(error, sqlite3.Error) and not is_damage(error):
                 file._let_go()
                 raise
-            file.set_aside(error)
+            file.set_aside(error, is_readable=bool(file._waiting))
             return file
         if version != FORMAT:
             file._let_go(remove=version == 0)  # 0: its owner died before it had written anything
@@ -135,9 +133,9 @@ class SpoolFile:
         problems: list[Exception] = []
         encoded = [attempt(encode, item) for item in items]
         with self._open() as tables:
-            size = 0
-            if tables is None:
+            if tables is None or self._is_aside:
                 raise sqlite3.ProgrammingError("the file was closed")
+            size = 0
             with tables.changing():
                 for number, (item, (body, error)) in enumerate(zip(items, encoded, strict=True), self.newest + 1):
                     problem = error if body is None else tables.add((number, kind_of(item), now, len(body), body))
@@ -200,7 +198,7 @@ class SpoolFile:
     def forget(self, upto: int, tell: Callable[[Gone], None]) -> None:
         """Delete everything up to an id, whoever needs it; `tell` of it before anybody reads on."""
         with self._open() as tables:
-            if tables is None:
+            if tables is None or self._is_aside:
                 return
             gone = tables.kinds_upto(upto)
             self._tidy(tables, least=upto)
@@ -223,52 +221,51 @@ class SpoolFile:
             first = None if tables is None else tables.first_since(time_ns)
         return self.newest if first is None else first - 1
 
-    def notice_removal(self) -> bool:
-        """Whether somebody has removed it since this was asked last. What is in it can still be read."""
-        with self._alone():
-            if self.is_lost or self._lock_fd < 0 or is_still(self._lock_fd, self.path):
-                return False
-            self.is_lost = True
-            return True
-
     def close(self) -> None:
         """Let it go. It stays for a later process if there is something in it."""
-        problem, is_empty = None, True
-        with self._open() as tables:
-            if tables is not None:
+        problem, is_empty = None, False
+        with self._alone():
+            if self._tables is not None and not self._is_aside:
                 try:
-                    is_empty = not any(self._left(tables).values())  # a full disk lets nobody write that, but read it
+                    is_empty = not any(self._left(self._tables).values())  # a full disk lets nobody write, but read
                     if not is_empty:
-                        self._tidy(tables)
+                        self._tidy(self._tables)
                 except sqlite3.Error as error:
                     problem = error
-            self._let_go(remove=is_empty and problem is None)
-        if problem is not None:
-            warn("spool: closing %s: %s", self.path, problem)
+            if problem is None or not is_damage(problem):
+                self._let_go(remove=is_empty)
+        if problem is not None and is_damage(problem):
+            self.set_aside(problem)
+        elif problem is not None:
+            self._warn("spool: closing %s: %s", self.path, problem)
 
-    def set_aside(self, error: Exception) -> None:
-        """Give a damaged file another name, and say so; what SQLite has beside it goes along."""
+    def set_aside(self, error: Exception, *, is_readable: bool = False) -> None:
+        """Give a damaged file another name, and say so; what SQLite has beside it goes along.
+
+        Args:
+            error: what was met.
+            is_readable: whether that was in writing: it stays open for what can still be read, until that fails too.
+        """
         aside = self.path.with_name(f"{self.path.name}.damaged")
         with self._alone():
-            if self._lock_fd < 0:
+            if not self.is_owned:
                 return
-            self.is_lost = True
-            # Before it is closed: with that SQLite removes what it can't make sense of.
-            _, problem = attempt(spool_paths.rename, self.path, aside)
-            self._let_go()
-        outcome = f"it was set aside as {aside.name}" if problem is None else f"setting it aside failed: {problem}"
-        warn("spool: %s is damaged (%s); %s", self.path, error, outcome)
+            is_first, self._is_aside, self.is_lost = not self._is_aside, True, True
+            outcome = ""
+            if is_first:
+                # Before it is closed: with that SQLite removes what it can't make sense of.
+                _, problem = attempt(spool_paths.rename, self.path, aside)
+                outcome = f"setting it aside failed: {problem}" if problem else f"it was set aside as {aside.name}"
+                self.bytes = 0  # it takes no room from what comes
+            if not (is_first and is_readable):
+                self._let_go()
+        if outcome:
+            self._warn("spool: %s is damaged (%s); %s", self.path, error, outcome)
 
     def abandon(self) -> None:
         """In a forked child: it is the parent's. Nothing is in the middle of anything: see `without_forks`."""
         self._unlock()  # or the lock would outlive the parent
         self._tables = None  # while the parent has it open, SQLite writes nothing when this copy goes
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """For one thread at a time, and for no fork: in the middle of anything SQLite can't be forked."""
-        with without_forks(), self._lock:
-            yield
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[Tables | None]:
@@ -277,15 +274,18 @@ class SpoolFile:
 
     def _tidy(self, tables: Tables, *, least: int = 0, damaged: Sequence[int] = ()) -> None:
         """Write the progress; delete what nobody needs, everything up to `least`, and what is damaged."""
-        with tables.changing():
-            tables.note((backend, done) for backend, (_, done) in self._progress.items())
-            freed = sum(map(tables.delete, damaged))
-            left = self._left(tables, least)
-            upto = min((first - 1 for first in left.values() if first is not None), default=self.newest)
-            if upto > self._deleted:
-                freed += tables.delete_upto(upto)
-        self.bytes -= freed
-        self._deleted = max(self._deleted, upto)
+        if self._is_aside:
+            left = self._left(tables)
+        else:
+            with tables.changing():
+                tables.note((backend, done) for backend, (_, done) in self._progress.items())
+                freed = sum(map(tables.delete, damaged))
+                left = self._left(tables, least)
+                upto = min((first - 1 for first in left.values() if first is not None), default=self.newest)
+                if upto > self._deleted:
+                    freed += tables.delete_upto(upto)
+            self.bytes -= freed
+            self._deleted = max(self._deleted, upto)
         self._waiting = {name for name, first in left.items() if first is not None}
 
     def _left(self, tables: Tables, after: int = 0) -> dict[str, int | None]:
@@ -293,7 +293,7 @@ class SpoolFile:
         return {name: tables.first(kinds, max(done, after)) for name, (kinds, done) in self._progress.items()}
 
     def _let_go(self, *, remove: bool = False) -> None:
-        if self._lock_fd < 0:
+        if not self.is_owned:
             return
         if self._tables is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -302,9 +302,3 @@ class SpoolFile:
         if remove:
             spool_paths.remove(self.path)
         self._unlock()
-
-    def _unlock(self) -> None:
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
-        open_paths.discard(self.path)

@@ -54,7 +54,7 @@ class SpooledQueue(Queue):
         self._backend = backend
         self._kinds = kinds
         self._lose = lose
-        self._kept = 0
+        self._kept: list[Entry] = []
         self._is_closing = False
         self._sources: deque[_Source] = deque()  # oldest first; the last one grows
         self._marks: deque[_Mark] = deque()
@@ -62,12 +62,13 @@ class SpooledQueue(Queue):
     @property
     def left(self) -> int:
         """Items that wait, in memory and in the spool."""
-        return self.waiting + self.unread + self._kept
+        return self.waiting + self.unread + len(self._kept)
 
     def spooled(self, in_flight: Sequence[Entry]) -> int:
         """How many of these, and of those in flight, the spool keeps; under the lock."""
-        in_memory = sum(isinstance(entry, Entry) and entry.is_kept for entry in chain(self._items, in_flight))
-        return in_memory + sum(source.unread for source in self._sources if not source.file.is_lost) + self._kept
+        entries = chain(self._items, in_flight, self._kept)
+        in_memory = sum(isinstance(entry, Entry) and entry.is_kept for entry in entries)
+        return in_memory + sum(source.unread for source in self._sources if not source.file.is_lost)
 
     def lacks(self, file: SpoolFile) -> int:
         """How many items of a file are for this backend."""
@@ -113,16 +114,28 @@ class SpooledQueue(Queue):
         return bool(self._items)
 
     def settled(self, batch: Sequence[Entry]) -> None:
-        """Note that the backend is done with these. On the backend's thread; may raise `sqlite3.Error`."""
+        """Note that the backend is done with these. On the backend's thread; may raise `sqlite3.Error`.
+
+        A damaged file is set aside: it would have the same delivered at each start.
+        """
         upto = {entry.file: entry.id for entry in batch if entry.file is not None}
-        for file, last in upto.items():
-            file.settle(self._backend, last)
+        problems: list[sqlite3.Error] = []
+        for file, last in upto.items():  # each of them, whatever is wrong with another
+            try:
+                file.settle(self._backend, last)
+            except sqlite3.Error as error:
+                if is_damage(error):
+                    file.set_aside(error, is_readable=True)
+                else:
+                    problems.append(error)
+        if problems:
+            raise problems[0]
 
     def keep(self, batch: Sequence[Entry]) -> int:
         """Leave in the spool what was taken out and not delivered, under the lock; how many that are."""
-        kept = sum(entry.is_kept for entry in batch)
-        self._kept += kept
-        return kept
+        kept = [entry for entry in batch if entry.is_kept]
+        self._kept += kept  # themselves, as their file may be set aside after that
+        return len(kept)
 
     def stop_reading(self) -> None:
         """Leave in the spool what is there, and come to the marks."""
@@ -164,6 +177,8 @@ class SpooledQueue(Queue):
                 raise
             source.file.set_aside(error)
             entries, reached = [], source.upto
+        if not source.file.is_open:  # nothing more is to be had from it, and who waits is told of that
+            reached = source.upto
         with self.lock:
             if source.read != after:
                 return  # some of it was deleted meanwhile
