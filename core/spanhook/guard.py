@@ -189,8 +189,12 @@ def describe(error: BaseException, hide: Clean | None = redacted) -> str:
     kind = type(error).__name__
     if hide is None or not (message := message_of(error)):
         return kind
-    text = f"{kind}: {message[:MAX_MESSAGE_CHARS]}"
-    return hide(" ".join(text.split()))[:500]  # in this order: half a key is not known as one
+    return one_line(f"{kind}: {message}", hide)
+
+
+def one_line(text: str, hide: Clean = redacted) -> str:
+    """What may be logged of a text that may be of any length and have secrets in it."""
+    return hide(" ".join(text[:MAX_MESSAGE_CHARS].split()))[:500]  # in this order: half a key is not known as one
 
 
 def located(error: BaseException, hide: Clean | None = redacted) -> str:

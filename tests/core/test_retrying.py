@@ -12,6 +12,7 @@ import pytest
 from doubles import WAIT_S, Memory, counts, messages, one_span, tracer_of, wait_for
 from spanhook import BackendStats, PartlyFailed, RetryLater, Span
 from spanhook.delivery import outage
+from spanhook.guard import Guard
 
 
 @pytest.fixture(autouse=True)
@@ -214,7 +215,7 @@ def test_a_backend_says_how_many_failed(said, failed, logged):
 
 def test_pauses_grow_up_to_a_limit_and_start_anew_after_a_success():
     """Each at most twice the one before, never longer than 30 seconds."""
-    state = outage.Outage("backend a")
+    state = outage.Outage("backend a", Guard())
     pauses = [state.pause(RetryLater("")).seconds for _ in range(20)]
     assert all(0 < pause <= outage.LONGEST_PAUSE_S for pause in pauses)
     assert pauses[3] > pauses[0]
@@ -226,7 +227,7 @@ def test_pauses_grow_up_to_a_limit_and_start_anew_after_a_success():
 @pytest.mark.parametrize("asked", [-1, 0, 7.0, 1e9, math.inf, math.nan])
 def test_a_pause_that_a_server_asks_for_is_bounded(asked):
     """Neither a busy loop nor a wait without end."""
-    pause = outage.Outage("backend a").pause(RetryLater("", asked))
+    pause = outage.Outage("backend a", Guard()).pause(RetryLater("", asked))
     assert outage.FIRST_PAUSE_S <= pause.seconds <= outage.LONGEST_ASKED_S
     assert pause.is_asked
     assert asked != 7.0 or pause.seconds == 7.0

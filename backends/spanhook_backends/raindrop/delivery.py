@@ -16,7 +16,7 @@ from spanhook_backends.raindrop.event_ids import EventIds
 from spanhook_backends.raindrop.events import event_name, event_of, signal_of, traits_of
 from spanhook_backends.raindrop.options import RaindropOptions
 from spanhook_backends.raindrop.otel_spans import as_readable
-from spanhook_backends.raindrop.retries import Holds, NotDelivered, Outlasting, Retries
+from spanhook_backends.raindrop.retries import Holds, NotDelivered, Outlasting, Retries, Work
 from spanhook_backends.raindrop.sender import Item, Sender
 from spanhook_backends.raindrop.span_sender import SpanSender
 from spanhook_backends.raindrop.texts import id_text
@@ -27,7 +27,7 @@ class Delivery:
     """Sends, and returns when Raindrop has it.
 
     Raises:
-        NotDelivered: from every method but `flush` and `shutdown`: it was refused.
+        NotDelivered: it was refused; from `flush` and `shutdown` if that came within their time.
         PartlyFailed: from `emit`: some of it was.
         RetryLater: from the same: Raindrop can't be reached. Called again with the same, they go on.
     """
@@ -96,19 +96,12 @@ class Delivery:
         self._retries.close()
         done, calls = self._traces.end_all(), self._traces.take_calls()
         calls += [call for trace in done for call in trace.take_calls({})]
-        arrived = threading.Event()
+        return _within(timeout_s, partial(self._send, done, calls), self._release) and self._sender.was_certain()
 
-        def work() -> None:
-            try:
-                self._send(done, calls)
-                arrived.set()
-            finally:
-                self._sender.release()
-                if self._spans is not None:
-                    self._spans.release()
-
-        _within(timeout_s, work)
-        return arrived.is_set() and self._sender.was_certain()
+    def _release(self) -> None:
+        self._sender.release()
+        if self._spans is not None:
+            self._spans.release()
 
     def _send(self, traces: Sequence[Trace], calls: Sequence[TracedCall]) -> None:
         problems: list[NotDelivered] = []
@@ -160,16 +153,20 @@ def _track(arguments: Mapping[str, Any], client: Raindrop) -> None:
     client.track_ai(**arguments)
 
 
-def _within(timeout_s: float, work: Callable[[], None]) -> bool:
-    """Do `work`, and wait for it no longer than `timeout_s` seconds. Whether it is done, and nothing was lost."""
-    done = threading.Event()
+def _within(timeout_s: float, work: Callable[[], None], then: Callable[[], None] = lambda: None) -> bool:
+    """Do `work`, and `then` what comes after it, and wait for that no longer than `timeout_s` seconds.
+
+    Returns whether `work` is done, and raises what it has raised: the tracer logs that, without what the user's
+    settings take out. What it raises later reaches nobody, and a line says no more than that.
+    """
+    made = Work(None, work)
+    is_late = threading.Event()
 
     def run() -> None:
-        try:
-            work()
-            done.set()
-        except NotDelivered as error:
-            warn("backend raindrop: not delivered: %s", error)
+        made.run()
+        if made.error is not None and is_late.is_set():
+            warn("backend raindrop: not delivered, when nobody waited any more: %s", type(made.error).__name__)
+        then()
 
     thread = threading.Thread(target=run, name="spanhook-raindrop-end", daemon=True)
     try:
@@ -178,4 +175,7 @@ def _within(timeout_s: float, work: Callable[[], None]) -> bool:
         run()
     else:
         thread.join(timeout_s)
-    return done.is_set()
+    is_late.set()
+    if made.error is not None:
+        raise made.error
+    return made.done.is_set()

@@ -88,7 +88,7 @@ class Outlasting:
 
     def __init__(self, retries: Retries) -> None:
         self._retries = retries
-        self._work: _Work | None = None
+        self._work: Work | None = None
 
     def run(self, given: object, work: Callable[[], None]) -> None:
         """Do `work` with what was given, and wait for it. Raises what it raises.
@@ -97,7 +97,7 @@ class Outlasting:
             RetryLater: Raindrop can't be reached. It goes on; call again, with the same object, to wait for it.
         """
         if self._work is None or self._work.given is not given:
-            self._work = _Work(given, work)
+            self._work = Work(given, work)
             thread = threading.Thread(target=self._work.run, name="spanhook-raindrop-send", daemon=True)
             try:
                 thread.start()
@@ -112,7 +112,7 @@ class Outlasting:
             raise done.error
 
 
-class _Work:
+class Work:
     """Something that is being done; `error` is what it raised when it is done."""
 
     def __init__(self, given: object, work: Callable[[], None]) -> None:
@@ -122,6 +122,7 @@ class _Work:
         self._work = work
 
     def run(self) -> None:
+        """Do it. On any thread, which it does not end."""
         with self:
             self._work()
 

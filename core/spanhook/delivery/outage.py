@@ -6,7 +6,7 @@ import random
 from typing import NamedTuple
 
 from spanhook.errors import RetryLater
-from spanhook.guard import message_of, warn
+from spanhook.guard import Guard, message_of, one_line
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0
@@ -21,10 +21,16 @@ class Pause(NamedTuple):
 
 
 class Outage:
-    """Whether a backend can be reached, as its hooks say; logs when that changes, once. For one thread."""
+    """Whether a backend can be reached, as its hooks say; logs when that changes, once. For one thread.
 
-    def __init__(self, label: str) -> None:
+    Args:
+        label: the backend's, for messages.
+        guard: takes out of the reason what the user's settings say: a server's answer may be in it.
+    """
+
+    def __init__(self, label: str, guard: Guard) -> None:
         self._label = label
+        self._guard = guard
         self._is_down = False
         self._pause_s = FIRST_PAUSE_S
 
@@ -32,7 +38,8 @@ class Outage:
         """After an attempt in vain: what the error asks for, or ever longer pauses."""
         if not self._is_down:
             self._is_down = True
-            warn("%s: not reachable, will try again: %s", self._label, " ".join(message_of(error).split())[:500])
+            reason = one_line(message_of(error), self._guard.clean)
+            self._guard.warn("%s: not reachable, will try again: %s", self._label, reason)
         if error.after_s is not None:  # in this order NaN becomes the shortest
             return Pause(min(max(FIRST_PAUSE_S, error.after_s), LONGEST_ASKED_S), is_asked=True)
         pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
@@ -43,4 +50,4 @@ class Outage:
         self._pause_s = FIRST_PAUSE_S
         if self._is_down:
             self._is_down = False
-            warn("%s: reachable again", self._label)
+            self._guard.warn("%s: reachable again", self._label)

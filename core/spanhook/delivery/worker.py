@@ -51,7 +51,7 @@ class Worker:
         self._counts = Counts(self._plugin.label, self._lock)
         self._in_flight: Sequence[Entry] = ()
         self._wakeup = Bell()
-        self._outage = Outage(self._plugin.label)
+        self._outage = Outage(self._plugin.label, self._guard)
         self._last: Barrier | None = None  # the one that ends the thread, from when it is queued
         self._closing = Bell()
         self._gave_up = False
