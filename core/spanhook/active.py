@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from spanhook import dspy_compat, processes
+from spanhook import processes
+from spanhook.blocks import Block, nothing
 from spanhook.ids import SPAN_BITS, random_bits, span_id_of
 from spanhook.lm_record import LMRecord
 from spanhook.processes import Lock
@@ -36,17 +37,19 @@ class Attached:
     It is false where a span is asked for: what starts inside is a root here.
     """
 
-    __slots__ = ("dspy_call_id", "remote")
+    __slots__ = ("block", "dspy_call_id", "remote", "setting")
 
-    def __init__(self, remote: RemoteParent, dspy_call_id: str | None) -> None:
+    def __init__(self, remote: RemoteParent, dspy_call_id: str | None, setting: str) -> None:
         self.remote = remote
         self.dspy_call_id = dspy_call_id
+        self.setting = setting
+        self.block: Block | None = None
 
     def __bool__(self) -> bool:
         return False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _nothing, ()
+        return nothing, ()
 
 
 class OpenSpan:
@@ -66,8 +69,7 @@ class OpenSpan:
     dspy_call_id: Rare[str | None] = Rare(None)  # DSPy's active call when this became the innermost span
     handled: Rare[int] = Rare(0)  # the id() of the exception that was being handled when the call began
     setting: Rare[str] = Rare("")  # of DSPy's, in which this span stands while it is the innermost
-    overrides: Rare[dspy_compat.Overrides | None] = Rare(None)
-    is_left: Rare[bool] = Rare(False)  # whether it has ended and still stands in a context, as its innermost span
+    block: Rare[Block | None] = Rare(None)  # in which it stands there; None when it has ended, unless it was left
     inputs_of: Rare[bool | None] = Rare(None)  # of an interaction: whether its inputs are a DSPy call's
     outputs_of: Rare[bool | None] = Rare(None)
     examples: Rare[Examples | None] = Rare(None)  # of an evaluation
@@ -201,47 +203,32 @@ class OpenSpan:
         if self.record is not None:
             self.record.forget()
         self.arguments, self.live_call = NO_ARGUMENTS, None
-        self.instance = self.record = self.prompt = self.noted = None
-        self.parent = still_around(self.parent) if self.rare is not None and self.is_left else None
+        self.parent = self.instance = self.record = self.prompt = self.noted = None
         self.inputs = self.outputs = self.attributes = self.error = None
         self.below = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # It stands in DSPy's settings, which a program may pickle or copy; an open span means nothing elsewhere.
-        return _nothing, ()
+        return nothing, ()
 
     def activate(self, setting: str, dspy_call_id: str | None, **settings: Any) -> None:
         """Make this the innermost span of the current context, and of the threads that DSPy starts from it."""
         self.setting, self.dspy_call_id = setting, dspy_call_id
-        self.overrides = dspy_compat.Overrides(**{setting: self}, **settings)
+        self.block = Block(**{setting: self}, **settings)
 
     def deactivate(self) -> None:
-        """Take that back, or mark the span as left.
-
-        It can't be taken back in another context, as where a generator is closed for its consumer, and must not be
-        while a block that began inside is still open: that one's end takes back both.
-        """
-        if self.overrides is None:
-            return
-        here = dspy_compat.override(self.setting)
-        self.is_left = here is not self
-        while isinstance(here, OpenSpan) and (here is self or here.is_left) and here.overrides is not None:
-            here.is_left = not here.overrides.undo()
-            if here.is_left:
-                return
-            here.overrides = None
-            here = dspy_compat.override(self.setting)
+        """Take that back, or where that can't be done have the span left out of account."""
+        if self.block is not None:
+            self.block.end()
+            if not self.block.is_left:
+                self.block = None
 
 
-def _nothing() -> None:
-    return None
-
-
-def still_around(opened: OpenSpan | None) -> OpenSpan | None:
-    """This span, or where its block has ended and could not take it back: what is around it."""
-    while opened is not None and opened.is_left:
-        opened = opened.parent
-    return opened
+def still_around(standing: Any) -> Any:
+    """What stands in a setting of ours and counts: this, or where its block was left, what is around it there."""
+    while standing is not None and standing.block is not None and standing.block.is_left:
+        standing = standing.block.around(standing.setting)
+    return standing
 
 
 def inner(own: OpenSpan | Attached, called: OpenSpan | None, call_id: str | None) -> OpenSpan | None:
@@ -254,6 +241,7 @@ def inner(own: OpenSpan | Attached, called: OpenSpan | None, call_id: str | None
         called: the active DSPy call, if it is traced.
         call_id: its id.
     """
-    if called is not None and own.dspy_call_id != call_id:
+    counts = still_around(own)
+    if counts is None or (called is not None and counts.dspy_call_id != call_id):
         return called
-    return own if isinstance(own, OpenSpan) else None
+    return counts if isinstance(counts, OpenSpan) else None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from spanhook import dspy_compat
-from spanhook.active import REMOTE, OpenSpan
+from spanhook.active import REMOTE, OpenSpan, still_around
 from spanhook.delivery.keeping import RATE, Keeping
 from spanhook.guard import Guard
 from spanhook.processes import Lock
@@ -64,7 +64,7 @@ class Beginnings:
 
     def _remote_parent(self) -> RemoteParent | None:
         """The caller that is attached here, and what other tracing systems have open here."""
-        attached = dspy_compat.override(REMOTE)
+        attached = still_around(dspy_compat.override(REMOTE))
         caller: RemoteParent | None = attached.remote if attached is not None else None
         for place, hook in self._on_begin:
             found = self._guard.call(place, hook)

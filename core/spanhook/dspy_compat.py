@@ -53,18 +53,44 @@ class Overrides:
     Unlike `dspy.context`, it leaves all other settings as they are: a `dspy.configure` inside still takes effect.
     """
 
-    __slots__ = ("_token",)
+    __slots__ = ("_made", "_names", "_token", "before")
 
     def __init__(self, **settings: Any) -> None:
-        overrides: Any = {**thread_local_overrides.get(), **settings}
-        self._token: Token[Any] | None = thread_local_overrides.set(overrides)
+        self.before: Mapping[str, Any] = thread_local_overrides.get()
+        self._names = settings.keys()
+        self._made: Any = {**self.before, **settings}
+        self._token: Token[Any] | None = thread_local_overrides.set(self._made)
 
     def undo(self) -> bool:
-        """Take them back; False where that can't be done, as the context is not the one in which they were made."""
+        """Take them back. False where they may still stand afterwards.
+
+        That is so in another context than the one in which they were made, and where a block of `dspy.context` that
+        began later goes on, as around a generator's last step: what that has set stays, and its end brings back ours.
+        """
+        standing = thread_local_overrides.get()
         if self._token is None or not take_back(self._token):
             return False
         self._token = None
-        return True
+        if standing is self._made or not self._has_others(standing):
+            return True
+        thread_local_overrides.set(self._without(standing))
+        return False
+
+    def drop(self) -> None:
+        """Take them out of this context, whichever it is, and leave all others as they are."""
+        thread_local_overrides.set(self._without(thread_local_overrides.get()))
+
+    def _has_others(self, standing: Mapping[str, Any]) -> bool:
+        """Whether anybody else has changed settings since. `callbacks` may be a coroutine's, which end with these."""
+        return any(
+            self._made.get(name, self) is not value
+            for name, value in standing.items()
+            if name not in self._names and name != "callbacks" and not name.startswith("spanhook_")
+        )
+
+    def _without(self, standing: Mapping[str, Any]) -> Any:
+        rest = {name: value for name, value in standing.items() if name not in self._names}
+        return {**rest, **{name: self.before[name] for name in self._names if name in self.before}}
 
 
 def take_back(token: Token[Any]) -> bool:

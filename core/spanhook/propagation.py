@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from spanhook import dspy_compat, w3c
-from spanhook.active import REMOTE, Attached
+from spanhook.active import REMOTE, Attached, still_around
+from spanhook.blocks import BLOCK, Block
 from spanhook.current import current_open
 from spanhook.dspy_source import live_sources
 from spanhook.guard import Guard
@@ -42,7 +43,7 @@ def inject(headers: Any = None) -> Any:
 
 
 def _inject(headers: MutableMapping[str, str], guard: Guard) -> None:
-    opened, attached = current_open(), dspy_compat.override(REMOTE)
+    opened, attached = current_open(), still_around(dspy_compat.override(REMOTE))
     if opened is not None:
         remote: RemoteParent | None = opened.trace.remote
         span: Span | RemoteParent = opened.span
@@ -94,29 +95,41 @@ class attach:  # noqa: N801 - it reads as a function
             text, bytes or lists of them. None: nothing came.
     """
 
-    __slots__ = ("_headers", "_overrides")
+    __slots__ = ("_blocks", "_headers")
 
     def __init__(self, headers: Mapping[Any, Any] | Iterable[tuple[Any, Any]] | None) -> None:
         self._headers = headers
-        self._overrides: list[dspy_compat.Overrides] = []
+        self._blocks: list[Block] = []
 
     def __enter__(self) -> None:
         if self._headers is None:
             return
         remote = _guards()[0].call("attach", _remote_parent, self._headers, _refuse)
         if remote is not None:
-            attached = Attached(remote, dspy_compat.active_call_id())
-            settings = {REMOTE: attached}
-            for source in live_sources():
-                if (outside := source.innermost()) is not None and outside.trace.trace_id != remote.trace_id:
-                    settings[source.setting] = attached
-            self._overrides.append(dspy_compat.Overrides(**settings))
+            self._blocks.append(_open_block(remote))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._overrides:
-            self._overrides.pop().undo()
+        if self._blocks:
+            here = dspy_compat.override(BLOCK)  # another task's may be the last
+            block = here if here in self._blocks else self._blocks[-1]
+            self._blocks.remove(block)
+            block.end()
+
+
+def _open_block(remote: RemoteParent) -> Block:
+    """Have what starts here from now on belong to a caller's trace."""
+    settings = [REMOTE]
+    for source in live_sources():
+        if (outside := source.innermost()) is not None and outside.trace.trace_id != remote.trace_id:
+            settings.append(source.setting)
+    call_id = dspy_compat.active_call_id()
+    standing = {setting: Attached(remote, call_id, setting) for setting in settings}
+    block = Block(**standing)
+    for attached in standing.values():
+        attached.block = block
+    return block
 
 
 def _remote_parent(headers: Any, refuse: Callable[[str], None]) -> RemoteParent | None:
