@@ -70,7 +70,8 @@ class OpenSpan:
     handled: Rare[int] = Rare(0)  # the id() of the exception that was being handled when the call began
     setting: Rare[str] = Rare("")  # of DSPy's, in which this span stands while it is the innermost
     block: Rare[Block | None] = Rare(None)  # in which it stands there; None when it has ended, unless it was left
-    inputs_of: Rare[bool | None] = Rare(None)  # of an interaction: whether its inputs are a DSPy call's
+    inputs_of: Rare[bool | None] = Rare(None)  # of an interaction: whether its inputs count as a DSPy call's
+    inputs_from: Rare[int] = Rare(0)  # the bits of the span directly inside that has them, or a span in which has
     outputs_of: Rare[bool | None] = Rare(None)
     examples: Rare[Examples | None] = Rare(None)  # of an evaluation
     example_of: Rare[Examples | None] = Rare(None)  # the evaluation of which this may be an example
@@ -186,17 +187,45 @@ class OpenSpan:
         return self.live_call
 
     def mirror_start(self, child: OpenSpan) -> None:
-        """An interaction shows what its first DSPy call was given, or where it makes none, its first own span."""
+        """An interaction shows what its first DSPy call was given, or where it makes none, its first own span.
+
+        An interaction directly inside counts as a DSPy call if it shows one's, or what the program has set. What it
+        shows also passes through spans of the program's own that show nothing; it then counts as theirs.
+        """
         child.put_into_words()
-        is_dspy = child.instance is not None
-        if self.ended_ns is None and (self.inputs_of is None or (is_dspy and not self.inputs_of)):
-            self.inputs, self.inputs_of = child.inputs, is_dspy
+        self.show_inputs(child, child.inputs, is_call=child.instance is not None)
 
     def mirror_end(self, child: OpenSpan) -> None:
         """And what its last DSPy call returned, or its last own span."""
-        is_dspy = child.instance is not None
-        if self.ended_ns is None and (is_dspy or not self.outputs_of):
-            self.outputs, self.outputs_of = child.outputs, is_dspy
+        if child.instance is None:  # meanwhile the program may have set them
+            self.show_inputs(child, child.inputs, is_call=bool(child.inputs_of))
+        self.show_outputs(child.outputs, is_call=child.instance is not None or bool(child.outputs_of))
+
+    def show_inputs(self, child: OpenSpan, inputs: Any, *, is_call: bool) -> None:
+        """Show what something inside was given, if nothing that goes before was; `child`: what it is in, directly here.
+
+        `is_call`: whether it counts as a DSPy call's.
+        """
+        if is_interaction := self.kind == "interaction":
+            is_first = self.inputs_of is None or (is_call and not self.inputs_of) or self.inputs_from == child.bits
+            if self.ended_ns is not None or not is_first or not (is_call or inputs):
+                return
+            self.inputs, self.inputs_of, self.inputs_from = inputs, is_call, child.bits
+        elif self.inputs:
+            return
+        above = self.parent
+        if above is not None and above.instance is None:
+            above.show_inputs(self, inputs, is_call=is_call and is_interaction)
+
+    def show_outputs(self, outputs: Any, *, is_call: bool) -> None:
+        """The same for what something inside returned."""
+        if is_interaction := self.kind == "interaction":
+            if self.ended_ns is not None or not (is_call or (outputs is not None and not self.outputs_of)):
+                return
+            self.outputs, self.outputs_of = outputs, is_call
+        above = self.parent
+        if above is not None and above.instance is None:
+            above.show_outputs(outputs, is_call=is_call and is_interaction)
 
     def forget(self) -> None:
         """Let go of the program's objects, and of what the span has."""

@@ -166,9 +166,9 @@ class Interaction(_Scope["Interaction"]):
     """`with tracer.interaction(…) as interaction`: the root span of what a user did once.
 
     `event_id` names it in every backend: pass it to `track_signal`, also long after the block. Its input is that of
-    the first DSPy call directly inside, its output that of the last, or those of your own spans where no DSPy call is
-    made, unless you set `inputs` or `outputs` yourself. An interaction made inside another one, or in a traced call,
-    joins that trace, wherever it is entered.
+    the first DSPy call directly inside, its output that of the last, or those of your own spans where there is no such
+    call, unless you set `inputs` or `outputs` yourself. An interaction directly inside counts as a call, with what it
+    shows. One made inside another one, or in a traced call, joins that trace, wherever it is entered.
     """
 
     what = "interaction"
@@ -240,6 +240,9 @@ class Interaction(_Scope["Interaction"]):
         return self
 
     def _leave(self, error: BaseException | None) -> None:
+        if self._opened is not None:  # what the program sets counts as a DSPy call's for an interaction around this one
+            self._opened.inputs_of = self._opened.inputs_of or self.inputs is not None
+            self._opened.outputs_of = self._opened.outputs_of or self.outputs is not None
         exceeded = budgets.exceeded(error, self._ledger)
         self._stop(self.outputs, exceeded or error, inputs=self.inputs)
         if exceeded is not None:
