@@ -58,7 +58,8 @@ class Overrides:
     def __init__(self, **settings: Any) -> None:
         self.before: Mapping[str, Any] = thread_local_overrides.get()
         self._names = settings.keys()
-        self._made: Any = {**self.before, **settings}
+        self._made = _Ours(self.before)
+        self._made.update(settings)
         self._token: Token[Any] | None = thread_local_overrides.set(self._made)
 
     def undo(self) -> bool:
@@ -71,7 +72,7 @@ class Overrides:
         if self._token is None or not take_back(self._token):
             return False
         self._token = None
-        if standing is self._made or not self._has_others(standing):
+        if standing is self._made or (type(standing) is _Ours and standing.others is self._made.others):
             return True
         thread_local_overrides.set(self._without(standing))
         return False
@@ -80,17 +81,24 @@ class Overrides:
         """Take them out of this context, whichever it is, and leave all others as they are."""
         thread_local_overrides.set(self._without(thread_local_overrides.get()))
 
-    def _has_others(self, standing: Mapping[str, Any]) -> bool:
-        """Whether anybody else has changed settings since. `callbacks` may be a coroutine's, which end with these."""
-        return any(
-            self._made.get(name, self) is not value
-            for name, value in standing.items()
-            if name not in self._names and name != "callbacks" and not name.startswith("spanhook_")
-        )
-
     def _without(self, standing: Mapping[str, Any]) -> Any:
-        rest = {name: value for name, value in standing.items() if name not in self._names}
-        return {**rest, **{name: self.before[name] for name in self._names if name in self.before}}
+        rest = _Ours(standing)
+        for name in self._names:
+            if name in self.before:
+                rest[name] = self.before[name]
+            else:
+                rest.pop(name, None)
+        return rest
+
+
+class _Ours(dict[str, Any]):
+    """Overrides that were set here; `others` are the last that anybody else has set."""
+
+    __slots__ = ("others",)
+
+    def __init__(self, standing: Mapping[str, Any]) -> None:
+        super().__init__(standing)
+        self.others: Mapping[str, Any] = standing.others if type(standing) is _Ours else standing
 
 
 def take_back(token: Token[Any]) -> bool:
@@ -113,7 +121,8 @@ def override(name: str) -> Any:
 
 def drop_override(name: str) -> None:
     """Take a setting override out of this context, whoever made it."""
-    rest: Any = {key: value for key, value in thread_local_overrides.get().items() if key != name}
+    rest: Any = _Ours(thread_local_overrides.get())
+    rest.pop(name, None)
     thread_local_overrides.set(rest)
 
 
