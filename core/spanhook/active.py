@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from spanhook import processes
+from spanhook import dspy_compat, processes
 from spanhook.blocks import Block, nothing
 from spanhook.ids import SPAN_BITS, random_bits, span_id_of
 from spanhook.lm_record import LMRecord
@@ -37,12 +37,15 @@ class Attached:
     It is false where a span is asked for: what starts inside is a root here.
     """
 
-    __slots__ = ("block", "dspy_call_id", "remote", "setting")
+    __slots__ = ("block", "dspy_call_id", "outside", "remote", "setting")
 
-    def __init__(self, remote: RemoteParent, dspy_call_id: str | None, setting: str) -> None:
+    def __init__(
+        self, remote: RemoteParent, dspy_call_id: str | None, setting: str, outside: OpenSpan | None = None
+    ) -> None:
         self.remote = remote
         self.dspy_call_id = dspy_call_id
         self.setting = setting
+        self.outside = outside  # the span in whose place it stands
         self.block: Block | None = None
 
     def __bool__(self) -> bool:
@@ -258,6 +261,23 @@ def still_around(standing: Any) -> Any:
     while standing is not None and standing.block is not None and standing.block.is_left:
         standing = standing.block.around(standing.setting)
     return standing
+
+
+def is_within(opened: OpenSpan | None, other: OpenSpan) -> bool:
+    """Whether a span is another one, or under it."""
+    while opened is not None and opened is not other:
+        opened = opened.parent
+    return opened is not None
+
+
+def is_attached_within(setting: str, opened: OpenSpan) -> bool:
+    """Whether the caller that is attached here was under this span: what is inside has no parent that says so."""
+    standing = still_around(dspy_compat.override(setting))
+    while standing is not None:
+        if isinstance(standing, Attached) and is_within(standing.outside, opened):
+            return True
+        standing = still_around(standing.block.around(setting)) if standing.block is not None else None
+    return False
 
 
 def inner(own: OpenSpan | Attached, called: OpenSpan | None, call_id: str | None) -> OpenSpan | None:

@@ -17,7 +17,7 @@ from types import CoroutineType, FrameType
 from typing import Any
 
 from spanhook import dspy_compat
-from spanhook.active import OpenSpan
+from spanhook.active import OpenSpan, is_attached_within, is_within
 from spanhook.guard import Guard
 
 # Settings of DSPy's, with the tracer's own name behind them. They reach the tasks and threads that start from here.
@@ -58,10 +58,7 @@ class _Call:
 
     def is_inside(self, other: _Call) -> bool:
         """Whether this call was made by what another one called."""
-        above = self.opened.parent
-        while above is not None and above is not other.opened:
-            above = above.parent
-        return above is not None
+        return is_within(self.opened.parent, other.opened)
 
     @property
     def returned(self) -> bool:
@@ -85,7 +82,7 @@ class Coroutines:
     """
 
     def __init__(self, setting: str, guard: Guard, end: Callable[[str, Any, BaseException | None], None]) -> None:
-        self._made, self._own = _MADE + setting, _OWN + setting
+        self._setting, self._made, self._own = setting, _MADE + setting, _OWN + setting
         self._guard = guard
         self._end = end
         self._is_looking = self._is_sweeping = False
@@ -144,11 +141,8 @@ class Coroutines:
         found = self._on_the_stack() or self._inherited()
         if found is None:
             return known
-        above = known
-        while above is not None:
-            if above is found.opened:
-                return known  # it runs inside of the coroutine
-            above = above.parent
+        if is_within(known, found.opened) or is_attached_within(self._setting, found.opened):
+            return known  # it runs inside of the coroutine
         return found.opened
 
     def look_again(self) -> None:

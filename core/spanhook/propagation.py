@@ -120,12 +120,11 @@ class attach:  # noqa: N801 - it reads as a function
 
 def _open_block(remote: RemoteParent) -> Block:
     """Have what starts here from now on belong to a caller's trace."""
-    settings = [REMOTE]
+    call_id = dspy_compat.active_call_id()
+    standing = {REMOTE: Attached(remote, call_id, REMOTE)}
     for source in live_sources():
         if (outside := source.innermost()) is not None and outside.trace.trace_id != remote.trace_id:
-            settings.append(source.setting)
-    call_id = dspy_compat.active_call_id()
-    standing = {setting: Attached(remote, call_id, setting) for setting in settings}
+            standing[source.setting] = Attached(remote, call_id, source.setting, outside)
     block = Block(**standing)
     for attached in standing.values():
         attached.block = block
