@@ -29,7 +29,8 @@ class Block:
 
     def end(self) -> None:
         """Take the settings back, or leave the block."""
-        _drop_left()
+        if dspy_compat.override(BLOCK) is not self:
+            _drop_left()
         self.is_left = dspy_compat.override(BLOCK) is not self or not self._overrides.undo()
         _drop_left()
 

@@ -58,7 +58,7 @@ class Overrides:
     def __init__(self, **settings: Any) -> None:
         self.before: Mapping[str, Any] = thread_local_overrides.get()
         self._names = settings.keys()
-        self._made = _Ours(self.before)
+        self._made = _ours(self.before)
         self._made.update(settings)
         self._token: Token[Any] | None = thread_local_overrides.set(self._made)
 
@@ -82,7 +82,7 @@ class Overrides:
         thread_local_overrides.set(self._without(thread_local_overrides.get()))
 
     def _without(self, standing: Mapping[str, Any]) -> Any:
-        rest = _Ours(standing)
+        rest = _ours(standing)
         for name in self._names:
             if name in self.before:
                 rest[name] = self.before[name]
@@ -96,9 +96,13 @@ class _Ours(dict[str, Any]):
 
     __slots__ = ("others",)
 
-    def __init__(self, standing: Mapping[str, Any]) -> None:
-        super().__init__(standing)
-        self.others: Mapping[str, Any] = standing.others if type(standing) is _Ours else standing
+    others: Mapping[str, Any]
+
+
+def _ours(standing: Mapping[str, Any]) -> _Ours:
+    ours = _Ours(standing)
+    ours.others = standing.others if type(standing) is _Ours else standing
+    return ours
 
 
 def take_back(token: Token[Any]) -> bool:
@@ -121,7 +125,7 @@ def override(name: str) -> Any:
 
 def drop_override(name: str) -> None:
     """Take a setting override out of this context, whoever made it."""
-    rest: Any = _Ours(thread_local_overrides.get())
+    rest: Any = _ours(thread_local_overrides.get())
     rest.pop(name, None)
     thread_local_overrides.set(rest)
 
