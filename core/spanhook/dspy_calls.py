@@ -40,14 +40,18 @@ def open_module(
     signature, attributes = held.get("signature"), {}
     if signature is None and "predict" in held:
         signature = dspy_compat.own(held["predict"]).get("signature")
-    if text := dspy_compat.signature_text(signature):
+    if "demos" in held:  # a predictor: a call may give it another signature, and other demos
+        if (given := arguments.get("signature")) is not None:
+            signature = given
+            if (text := dspy_compat.signature_text(given)) is not None:
+                arguments = {**arguments, "signature": text}
+        if parent is None or parent.trace.recorded:
+            if (demos := arguments.get("demos")) is None:
+                demos = held["demos"]
+            if version := source.guard.call("tracer: version of a prompt", prompt_version, instance, signature, demos):
+                attributes["prompt_version"] = version
+    if text := signature if type(signature) is str else dspy_compat.signature_text(signature):
         attributes["dspy.signature"] = text
-    if "demos" in held and (parent is None or parent.trace.recorded):
-        if (demos := arguments.get("demos")) is None:
-            demos = held["demos"]
-        asked = arguments.get("signature") or signature
-        if version := source.guard.call("tracer: version of a prompt", prompt_version, instance, asked, demos):
-            attributes["prompt_version"] = version
     if parent is not None and (member := dspy_compat.member_name(parent.instance, instance)):
         attributes["dspy.member"] = member
     opened = source.recorder.start("module", type(instance).__name__, instance, arguments, parent, None, attributes)

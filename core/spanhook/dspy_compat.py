@@ -301,15 +301,20 @@ FIELDS: Mapping[type, Callable[[Any], dict[str, Any]]] = {PREDICTION: fields_of,
 """How to read DSPy's own records, for a snapshot."""
 
 
+_FINAL_OUTPUT: Any = getattr(sys.modules.get("dspy.primitives.code_interpreter"), "FinalOutput", None)
+
+
 def plain_form(value: Any) -> Any:
-    """The plain form of DSPy's own objects, for a snapshot: examples and predictions as dicts, signatures as text, and
-    a typed response as the list that an ordinary call returns.
+    """The plain form of DSPy's own objects, for a snapshot: examples and predictions as dicts, signatures as text, a
+    typed response as the list that an ordinary call returns, and an interpreter's last result as what it holds.
     """
     kind = type(value)
     if issubclass(kind, type):
         return signature_text(value)
     if kind is typed_calls.RESPONSE:
         return typed_calls.answered(value)
+    if kind is _FINAL_OUTPUT:
+        return own(value).get("output")
     return fields_of(value) if issubclass(kind, dspy.Example) else None
 
 

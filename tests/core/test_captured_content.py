@@ -43,6 +43,16 @@ def test_positional_arguments_are_inputs_too(spans: list[Span]) -> None:
     assert spans[-1].outputs == "one"
 
 
+@pytest.mark.parametrize("given", ["question -> city", dspy.Signature("question -> city")])
+def test_a_signature_that_a_call_brings_along(spans: list[Span], server: LMServer, given: str | type) -> None:
+    """It is what the prompt was made of, and stands in the trace as text."""
+    with dspy.context(lm=server.lm()):
+        dspy.Predict("question -> answer")(question="Why?", signature=given)
+    predict = only(spans, "module")
+    assert predict.attributes["dspy.signature"] == "question -> city"
+    assert predict.inputs == {"question": "Why?", "signature": "question -> city"}
+
+
 @pytest.mark.parametrize("capture", ["full", "metadata"])
 def test_parameters_are_those_of_the_call(server: LMServer, capture: str) -> None:
     """How the model was asked, though the program changes its LM right afterwards."""

@@ -119,18 +119,3 @@ def test_gathered_calls_keep_their_parents(spans: list[Span]) -> None:
     assert all(
         only(one, "lm").inputs["messages"][-1]["content"].count(one[-1].inputs["question"]) for one in by_trace.values()
     )
-
-
-def test_an_interpreter_is_a_span_where_the_release_tells(spans: list[Span]) -> None:
-    """DSPy's interpreter events become spans named after the operation."""
-    callback = next(c for c in dspy.settings.callbacks if hasattr(c, "on_interpreter_execute_start"))
-    interpreter = type("Interpreter", (), {})()
-    callback.on_interpreter_execute_start(call_id="i1", instance=interpreter, inputs={"code": "1 + 1"})
-    callback.on_interpreter_execute_end(call_id="i1", outputs="2", exception=None)
-    (span,) = spans
-    assert (span.kind, span.name, span.inputs, span.outputs) == (
-        "interpreter",
-        "Interpreter.execute",
-        {"code": "1 + 1"},
-        "2",
-    )
