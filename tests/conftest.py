@@ -24,7 +24,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks th
 
 import dspy  # noqa: E402 - it opens its cache when it is imported
 
-from spanhook import Tracer, dspy_compat  # noqa: E402 - they import it
+from spanhook import Tracer, dspy_overrides  # noqa: E402 - they import it
 from spanhook.active import SETTING  # noqa: E402
 
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / f"spanhook-hypothesis-{getpass.getuser()}")
@@ -66,7 +66,7 @@ def _nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         tracer.shutdown(timeout=2.0)
     if dspy.settings.get("callbacks") != callbacks:
         dspy.configure(callbacks=callbacks)
-    still = [opened.span.name for opened in dspy_compat.overrides_named(SETTING)]
+    still = [opened.span.name for opened in dspy_overrides.overrides_named(SETTING)]
     assert not still, f"the test left spans in DSPy's settings: {', '.join(still)}"
     left = [thread.name for thread in set(threading.enumerate()) - threads if thread.name.startswith("spanhook-")]
     assert not left, f"the test left threads behind: {', '.join(left)}"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from spanhook import dspy_compat, processes
+from spanhook import dspy_overrides, processes
 from spanhook.blocks import Block, nothing
 from spanhook.ids import SPAN_BITS, random_bits, span_id_of
 from spanhook.lm_record import LMRecord
@@ -272,7 +272,7 @@ def is_within(opened: OpenSpan | None, other: OpenSpan) -> bool:
 
 def is_attached_within(setting: str, opened: OpenSpan) -> bool:
     """Whether the caller that is attached here was under this span: what is inside has no parent that says so."""
-    standing = still_around(dspy_compat.override(setting))
+    standing = still_around(dspy_overrides.override(setting))
     while standing is not None:
         if isinstance(standing, Attached) and is_within(standing.outside, opened):
             return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from spanhook import dspy_compat
+from spanhook import dspy_overrides
 from spanhook.active import REMOTE, OpenSpan, still_around
 from spanhook.delivery.keeping import RATE, Keeping
 from spanhook.guard import Guard
@@ -43,7 +43,7 @@ class Beginnings:
 
     def begin(self, event_id: str | None = None, user_id: str | None = None, convo_id: str | None = None) -> Trace:
         """A new trace with its share in the sample decided, or the caller's where one is attached."""
-        remote = self._remote_parent() if self._on_begin or REMOTE in dspy_compat.overrides() else None
+        remote = self._remote_parent() if self._on_begin or REMOTE in dspy_overrides.overrides() else None
         trace = Trace.begin(self._sample_rate, event_id, user_id, convo_id, remote)
         trace.recorded = trace.sampled or self._keeping is not None
         if not trace.recorded:
@@ -64,7 +64,7 @@ class Beginnings:
 
     def _remote_parent(self) -> RemoteParent | None:
         """The caller that is attached here, and what other tracing systems have open here."""
-        attached = still_around(dspy_compat.override(REMOTE))
+        attached = still_around(dspy_overrides.override(REMOTE))
         caller: RemoteParent | None = attached.remote if attached is not None else None
         for place, hook in self._on_begin:
             found = self._guard.call(place, hook)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spanhook import dspy_compat
+from spanhook import dspy_overrides
 
 BLOCK = "spanhook_block"  # the setting in which the innermost block stands, whatever it is of
 
@@ -21,7 +21,7 @@ class Block:
     def __init__(self, **settings: Any) -> None:
         _drop_left()
         self.is_left = False
-        self._overrides = dspy_compat.Overrides(**{BLOCK: self}, **settings)
+        self._overrides = dspy_overrides.Overrides(**{BLOCK: self}, **settings)
 
     def around(self, setting: str) -> Any:
         """What stood in a setting when this began, None if nothing did."""
@@ -29,9 +29,9 @@ class Block:
 
     def end(self) -> None:
         """Take the settings back, or leave the block."""
-        if dspy_compat.override(BLOCK) is not self:
+        if dspy_overrides.override(BLOCK) is not self:
             _drop_left()
-        self.is_left = dspy_compat.override(BLOCK) is not self or not self._overrides.undo()
+        self.is_left = dspy_overrides.override(BLOCK) is not self or not self._overrides.undo()
         _drop_left()
 
     def drop(self) -> None:
@@ -49,5 +49,5 @@ def nothing() -> None:
 
 def _drop_left() -> None:
     """Take out what was left here: each of the generators that a consumer leaves would hold the one before."""
-    while isinstance(here := dspy_compat.override(BLOCK), Block) and here.is_left:
+    while isinstance(here := dspy_overrides.override(BLOCK), Block) and here.is_left:
         here.drop()

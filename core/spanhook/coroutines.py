@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import CoroutineType, FrameType
 from typing import Any
 
-from spanhook import dspy_compat
+from spanhook import dspy_overrides
 from spanhook.active import OpenSpan, is_attached_within, is_within
 from spanhook.guard import Guard
 
@@ -107,12 +107,12 @@ class Coroutines:
         gone = weakref.ref(coroutine, lambda _: self._guard.call("tracer: end of a coroutine", self._is_gone, call_id))
         maker = _current_task()
         self.calls[call_id] = _Call(call_id, opened, gone, frame, frame.f_lasti, maker)
-        alive = tuple(other for other in dspy_compat.override(self._made) or () if other in self.calls)
+        alive = tuple(other for other in dspy_overrides.override(self._made) or () if other in self.calls)
         settings: dict[str, Any] = {self._made: (*alive, call_id)}
         if callbacks is not None:
             settings["callbacks"] = lent = Lent(callbacks)
-            lent.before = dspy_compat.override("callbacks")
-        dspy_compat.Overrides(**settings)
+            lent.before = dspy_overrides.override("callbacks")
+        dspy_overrides.Overrides(**settings)
         if maker is not None and not self._is_looking:  # for a task that is made of the coroutine, before it runs
             self._is_looking = True
             maker.get_loop().call_soon(self._guard.call, "tracer: tasks of coroutines", self._look_at_tasks)
@@ -131,9 +131,9 @@ class Coroutines:
         task.add_done_callback(lambda task: self._guard.call("tracer: end of a task", self._is_done, call, task))
         own = {self._own: call.call_id}
         if task is _current_task():
-            dspy_compat.Overrides(**own)  # nobody can enter its context once more
+            dspy_overrides.Overrides(**own)  # nobody can enter its context once more
         elif sys.version_info >= (3, 12):
-            task.get_context().run(dspy_compat.Overrides, **own)
+            task.get_context().run(dspy_overrides.Overrides, **own)
 
     def innermost(self, known: OpenSpan | None) -> OpenSpan | None:
         """The innermost span here, where `known` is the one without regard to coroutines."""
@@ -182,7 +182,7 @@ class Coroutines:
         it. Of a coroutine with a task of its own the siblings have inherited the id, too. Only from Python 3.12 on is
         there a way to tell them from what it starts itself.
         """
-        ids, own = dspy_compat.override(self._made) or (), dspy_compat.override(self._own)
+        ids, own = dspy_overrides.override(self._made) or (), dspy_overrides.override(self._own)
         calls = [call for call_id in reversed(ids) if (call := self.calls.get(call_id)) is not None]
         for call in calls:
             if call.maker is None:
@@ -221,13 +221,13 @@ class Coroutines:
         self._is_over(call_id)
         if self.calls:
             return
-        if dspy_compat.override(self._made) is not None:
-            dspy_compat.drop_override(self._made)
-        callbacks = dspy_compat.override("callbacks")
+        if dspy_overrides.override(self._made) is not None:
+            dspy_overrides.drop_override(self._made)
+        callbacks = dspy_overrides.override("callbacks")
         if isinstance(callbacks, Lent) and callbacks.before is None:
-            dspy_compat.drop_override("callbacks")
+            dspy_overrides.drop_override("callbacks")
         elif isinstance(callbacks, Lent):
-            dspy_compat.Overrides(callbacks=callbacks.before)
+            dspy_overrides.Overrides(callbacks=callbacks.before)
 
 
 def _current_task() -> asyncio.Task[Any] | None:

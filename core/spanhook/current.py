@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from spanhook import dspy_compat
+from spanhook import dspy_compat, dspy_overrides
 from spanhook.active import SETTING, OpenSpan, still_around
 from spanhook.dspy_source import DSPySource
 from spanhook.guard import attempt
@@ -20,7 +20,7 @@ def running_sources() -> Iterator[DSPySource]:
 def current_open() -> OpenSpan | None:
     """The innermost span that is open on this thread or task, with what belongs to it."""
     here: list[OpenSpan | None] = [source.innermost() for source in running_sources()]
-    here += map(still_around, dspy_compat.overrides_named(SETTING))  # of a tracer for wrapped programs alone
+    here += map(still_around, dspy_overrides.overrides_named(SETTING))  # of a tracer for wrapped programs alone
     # A context may outlive the span that was open when it was copied.
     return next((opened for opened in here if opened and opened.ended_ns is None), None)
 

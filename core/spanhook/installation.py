@@ -6,7 +6,7 @@ import weakref
 from contextlib import suppress
 from typing import Any
 
-from spanhook import dspy_compat
+from spanhook import dspy_compat, dspy_overrides
 from spanhook.dspy_source import DSPySource
 from spanhook.errors import InstallError
 from spanhook.guard import warn
@@ -38,7 +38,7 @@ class Installation:
             dspy_compat.set_callbacks(self._among(present))
             if self.source not in (here := dspy_compat.callbacks()):
                 # Inside of `dspy.context` the block's own list counts; it takes this back when it ends.
-                dspy_compat.Overrides(callbacks=self._among(here))
+                dspy_overrides.set_override("callbacks", self._among(here))
             _installed.add(self)
         elif replaced:
             dspy_compat.set_callbacks([c for c in present if not isinstance(c, DSPySource)])

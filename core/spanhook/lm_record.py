@@ -11,7 +11,7 @@ import dspy
 from dspy.dsp.utils.settings import main_thread_config, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
-from spanhook.dspy_compat import overrides, take_back
+from spanhook.dspy_overrides import overrides, take_back
 
 
 class _TimedStream:

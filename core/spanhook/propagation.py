@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from spanhook import dspy_compat, w3c
+from spanhook import dspy_compat, dspy_overrides, w3c
 from spanhook.active import REMOTE, Attached, still_around
 from spanhook.blocks import BLOCK, Block
 from spanhook.current import current_open
@@ -43,7 +43,7 @@ def inject(headers: Any = None) -> Any:
 
 
 def _inject(headers: MutableMapping[str, str], guard: Guard) -> None:
-    opened, attached = current_open(), still_around(dspy_compat.override(REMOTE))
+    opened, attached = current_open(), still_around(dspy_overrides.override(REMOTE))
     if opened is not None:
         remote: RemoteParent | None = opened.trace.remote
         span: Span | RemoteParent = opened.span
@@ -112,7 +112,7 @@ class attach:  # noqa: N801 - it reads as a function
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._blocks:
-            here = dspy_compat.override(BLOCK)  # another task's may be the last
+            here = dspy_overrides.override(BLOCK)  # another task's may be the last
             block = here if here in self._blocks else self._blocks[-1]
             self._blocks.remove(block)
             block.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from spanhook import dspy_compat
+from spanhook import dspy_compat, dspy_overrides
 from spanhook.config import files
 from spanhook.configuring import install
 from spanhook.current import running_sources
@@ -35,7 +35,7 @@ def capture_spans(tracer: Tracer | None = None) -> Iterator[list[Span]]:
         return
     config = files.read({})
     own = Tracer(config.settings, loading.load(config, kinds=("extractor",)))
-    overrides = dspy_compat.Overrides(callbacks=[*dspy_compat.callbacks(), own.callback])
+    overrides = dspy_overrides.Overrides(callbacks=[*dspy_compat.callbacks(), own.callback])
     with suppress(InstallError):  # for threads of the program's own; where DSPy refuses, only this context is seen
         install(own)
     try:

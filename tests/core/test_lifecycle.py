@@ -241,3 +241,16 @@ def test_a_result_that_denies_its_class_is_no_loss() -> None:
     Returning()()
     tracer.flush()
     assert [span.name for span in memory.spans] == ["Returning"]
+
+
+def test_a_tracer_that_is_replaced_inside_of_its_own_interaction() -> None:
+    """In a block of `dspy.context`, too, where the end of the interaction must not bring the old callback back."""
+    memory = Memory()
+    with dspy.context(lm=scripted()):
+        with tracer_of(Memory()).interaction():
+            tracer = tracer_of(memory)
+            dspy.Predict("question -> answer")(question="inside")
+        dspy.Predict("question -> answer")(question="after")
+    assert tracer.flush()
+    assert [span.inputs["question"] for span in memory.spans if span.kind == "module"] == ["inside", "after"]
+    assert spanhook.current_span() is None
