@@ -105,8 +105,9 @@ class attach:  # noqa: N801 - it reads as a function
         if self._headers is None:
             return
         remote = _guards()[0].call("attach", _remote_parent, self._headers, _refuse)
-        if remote is not None:
-            self._blocks.append(_open_block(remote))
+        block = None if remote is None else _guards()[0].call("attach", _open_block, remote)
+        if block is not None:
+            self._blocks.append(block)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -115,7 +116,7 @@ class attach:  # noqa: N801 - it reads as a function
             here = dspy_overrides.override(BLOCK)  # another task's may be the last
             block = here if here in self._blocks else self._blocks[-1]
             self._blocks.remove(block)
-            block.end()
+            _guards()[0].call("attach", block.end)
 
 
 def _open_block(remote: RemoteParent) -> Block:
