@@ -192,8 +192,8 @@ class OpenSpan:
     def mirror_start(self, child: OpenSpan) -> None:
         """An interaction shows what its first DSPy call was given, or where it makes none, its first own span.
 
-        An interaction directly inside counts as a DSPy call if it shows one's, or what the program has set. What it
-        shows also passes through spans of the program's own that show nothing; it then counts as theirs.
+        An interaction directly inside counts as a DSPy call if it shows one's, or what the program has set. What these
+        show also passes through spans of the program's own that show nothing; it then counts as theirs.
         """
         child.put_into_words()
         self.show_inputs(child, child.inputs, is_call=child.instance is not None)
@@ -209,9 +209,11 @@ class OpenSpan:
 
         `is_call`: whether it counts as a DSPy call's.
         """
+        if self.ended_ns is not None:
+            return
         if is_interaction := self.kind == "interaction":
             is_first = self.inputs_of is None or (is_call and not self.inputs_of) or self.inputs_from == child.bits
-            if self.ended_ns is not None or not is_first or not (is_call or inputs):
+            if not is_first or not (is_call or inputs):
                 return
             self.inputs, self.inputs_of, self.inputs_from = inputs, is_call, child.bits
         elif self.inputs:
@@ -222,8 +224,10 @@ class OpenSpan:
 
     def show_outputs(self, outputs: Any, *, is_call: bool) -> None:
         """The same for what something inside returned."""
+        if self.ended_ns is not None:
+            return
         if is_interaction := self.kind == "interaction":
-            if self.ended_ns is not None or not (is_call or (outputs is not None and not self.outputs_of)):
+            if not (is_call or (outputs is not None and not self.outputs_of)):
                 return
             self.outputs, self.outputs_of = outputs, is_call
         above = self.parent

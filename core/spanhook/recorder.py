@@ -87,7 +87,7 @@ class Recorder:
             return opened
         if self.content and arguments:
             opened.inputs = self._copy(arguments) if instance is None else self._frozen(arguments, parent)
-        if parent is not None and parent.kind == "interaction":
+        if parent is not None and parent.instance is None:
             parent.mirror_start(opened)
         for place, _, hook in self._at_start[kind]:
             self._guard.call(place, hook, opened.span, opened.call)
@@ -157,7 +157,7 @@ class Recorder:
         if told := self._told_end[kind]:
             self._tell(told, opened)
         if parent is not None:
-            if parent.kind == "interaction":
+            if parent.instance is None:
                 parent.mirror_end(opened)
             elif kind == "adapter_format":
                 parent.prompt = (outputs, opened.outputs)

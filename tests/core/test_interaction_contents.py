@@ -127,6 +127,29 @@ def spans_with_and_without(tracer: Tracer) -> None:
         pass
 
 
+def call_in_spans(tracer: Tracer) -> None:
+    with tracer.span("step"), tracer.span("part of it"):
+        ask("q0")
+
+
+def call_in_spans_and_beside(tracer: Tracer) -> None:
+    call_in_spans(tracer)
+    ask("q1")
+    call_in_spans(tracer)
+
+
+def call_in_a_span_that_says_itself(tracer: Tracer) -> None:
+    with tracer.span("step", query="documents") as span:
+        ask("q0")
+        span.outputs = "done"
+
+
+def calls_in_two_spans(tracer: Tracer) -> None:
+    for question in ("q0", "q1"):
+        with tracer.span("step"):
+            ask(question)
+
+
 QUESTION, ANSWER = {"question": "q0"}, {"answer": "a0"}
 QUERY, FOUND = {"query": "documents"}, ["a document"]
 
@@ -150,6 +173,10 @@ QUERY, FOUND = {"query": "documents"}, ["a document"]
         (nested_on_a_thread, QUESTION, ANSWER),
         (nested_last_that_fails, QUESTION, None),
         (spans_with_and_without, QUERY, FOUND),
+        (call_in_spans, QUESTION, ANSWER),
+        (call_in_spans_and_beside, {"question": "q1"}, {"answer": "a1"}),
+        (call_in_a_span_that_says_itself, QUERY, "done"),
+        (calls_in_two_spans, QUESTION, {"answer": "a1"}),
     ],
 )
 def test_what_an_interaction_shows(
