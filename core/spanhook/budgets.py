@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from spanhook.errors import BudgetExceededError
-from spanhook.guard import warn
 from spanhook.processes import Lock
 from spanhook.span import Span, Usage
 from spanhook.totals import Part, Totals
@@ -39,17 +38,25 @@ class Ledger:
         budget_usd: what the calls may cost; None for no limit.
         over_budget: what happens when they have cost more.
         complete: finds out what an ended call has cost.
+        warn: logs a line, without what the user's settings take out.
     """
 
-    __slots__ = ("_complete", "_lock", "_over", "_parts", "_total", "budget_usd", "event_id", "over_budget", "span")
+    __slots__ = (
+        "_complete", "_lock", "_over", "_parts", "_total", "_warn", "budget_usd", "event_id", "over_budget", "span",
+    )  # fmt: skip
 
     def __init__(
-        self, event_id: str, budget_usd: float | None, over_budget: OverBudget, complete: Callable[[OpenSpan], object]
+        self,
+        event_id: str,
+        budget_usd: float | None,
+        over_budget: OverBudget,
+        complete: Callable[[OpenSpan], object],
+        warn: Callable[..., None],
     ) -> None:
         self.event_id = event_id
         self.budget_usd = budget_usd
         self.over_budget: OverBudget = over_budget
-        self._complete = complete
+        self._complete, self._warn = complete, warn
         self.span: Span | None = None  # the interaction's, once it has begun
         self._lock = Lock()
         self._over = False
@@ -109,7 +116,7 @@ class Ledger:
         if first:
             if self.span is not None and self.span.end_ns is None:
                 self.span.attributes["over_budget"] = True
-            warn("%s%s", self.told(), "; its next LM call is stopped" if self.over_budget == "raise" else "")
+            self._warn("%s%s", self.told(), "; its next LM call is stopped" if self.over_budget == "raise" else "")
 
 
 def charge(opened: OpenSpan, part: Part) -> None:

@@ -11,7 +11,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from spanhook import dspy_calls, dspy_compat, processes
-from spanhook.active import SETTING, OpenSpan, inner, still_around
+from spanhook.active import SETTING, OpenSpan, inner
 from spanhook.coroutines import Coroutines, Lent
 from spanhook.dspy_compat import TELLS_OF_EXITS, BaseCallback, active_call_id, overrides
 from spanhook.evaluations import Examples, as_score
@@ -77,8 +77,6 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
         own = overrides().get(self.setting)
         if own is not None:
             here = inner(own, here, call_id)
-            if here is not None and here.ended_ns is not None:
-                here = still_around(here)
         return self._coroutines.innermost(here) if self._coroutines.calls else here
 
     def settle(self) -> None:

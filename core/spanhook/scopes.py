@@ -193,7 +193,8 @@ class Interaction(_Scope["Interaction"]):
             self._trace = recorder.traces.begin(event_id, user_id, convo_id)
         else:
             self._trace = outer.trace.within(event_id, user_id, convo_id)
-        self._ledger = Ledger(self._trace.event_id, budget_usd, over_budget, recorder.complete)
+        warn = source.guard.warn
+        self._ledger = Ledger(self._trace.event_id, budget_usd, over_budget, recorder.complete, warn)
         self._trace.ledgers = (*self._trace.ledgers, self._ledger)
         self._trace.counted = self._trace.counted or budget_usd is not None
         self._name = event or "interaction"

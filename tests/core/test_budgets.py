@@ -134,15 +134,14 @@ def test_an_lm_that_calls_an_lm_counts_once(
     assert interaction.usage.input_tokens == (7 if usage else inner.prompt)
 
 
-def test_a_passed_budget_is_logged_once(
-    server: LMServer, memory: Memory, tracer: spanhook.Tracer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """By default nothing else happens: the program goes on, the root span says so."""
-    with tracer.interaction(budget_usd=0.0000001, event_id="e-1"):
+def test_a_passed_budget_is_logged_once(server: LMServer, memory: Memory, caplog: pytest.LogCaptureFixture) -> None:
+    """By default nothing else happens: the program goes on, the root span says so. The user's patterns hold."""
+    tracer = tracer_of(memory, tracing=EXTRACTORS, redact={"patterns": ["tenant-[0-9]+"]})
+    with tracer.interaction(budget_usd=0.0000001, event_id="tenant-4711/e-1"):
         for _ in range(3):
             Answerer()(question="Why?")
     (line,) = [m for m in messages(caplog.records) if "budget" in m]
-    assert line.startswith("the LM calls of interaction e-1 have cost 0.00")
+    assert line.startswith("the LM calls of interaction [redacted]/e-1 have cost 0.00")
     assert line.endswith("over its budget of 1e-07 USD")
     span = root(memory, tracer)
     assert (span.attributes["budget_usd"], span.attributes["over_budget"]) == (0.0000001, True)
