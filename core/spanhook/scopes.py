@@ -167,8 +167,9 @@ class Interaction(_Scope["Interaction"]):
 
     `event_id` names it in every backend: pass it to `track_signal`, also long after the block. Its input is that of
     the first DSPy call directly inside, its output that of the last, or those of your own spans where there is no such
-    call, unless you set `inputs` or `outputs` yourself; a span of yours that has none shows those of the calls in it. An
-    interaction directly inside counts as a call, with what it shows. One made inside another one, or in a traced call, joins that trace, wherever it is entered.
+    call, unless you set `inputs` or `outputs` yourself; a span of yours that has none shows those of the calls in it.
+    An interaction directly inside counts as a call, with what it shows. One made inside another one, or in a traced
+    call, joins that trace, wherever it is entered.
     """
 
     what = "interaction"
