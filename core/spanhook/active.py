@@ -74,7 +74,7 @@ class OpenSpan:
     setting: Rare[str] = Rare("")  # of DSPy's, in which this span stands while it is the innermost
     block: Rare[Block | None] = Rare(None)  # in which it stands there; None when it has ended, unless it was left
     inputs_of: Rare[bool | None] = Rare(None)  # of an interaction: whether its inputs count as a DSPy call's
-    inputs_from: Rare[int] = Rare(0)  # the bits of the span directly inside that has them, or a span in which has
+    inputs_from: Rare[int] = Rare(0)  # the bits of the span directly inside that has what is shown, or has it in it
     outputs_of: Rare[bool | None] = Rare(None)
     examples: Rare[Examples | None] = Rare(None)  # of an evaluation
     example_of: Rare[Examples | None] = Rare(None)  # the evaluation of which this may be an example
@@ -196,43 +196,50 @@ class OpenSpan:
         show also passes through spans of the program's own that show nothing; it then counts as theirs.
         """
         child.put_into_words()
-        self.show_inputs(child, child.inputs, is_call=child.instance is not None)
+        self._show_inputs(child, is_call=child.instance is not None)
 
     def mirror_end(self, child: OpenSpan) -> None:
         """And what its last DSPy call returned, or its last own span."""
         if child.instance is None:  # meanwhile the program may have set them
-            self.show_inputs(child, child.inputs, is_call=bool(child.inputs_of))
-        self.show_outputs(child.outputs, is_call=child.instance is not None or bool(child.outputs_of))
+            self._show_inputs(child, is_call=bool(child.inputs_of))
+        self._show_outputs(child.outputs, is_call=child.instance is not None or bool(child.outputs_of))
 
-    def show_inputs(self, child: OpenSpan, inputs: Any, *, is_call: bool) -> None:
-        """Show what something inside was given, if nothing that goes before was; `child`: what it is in, directly here.
+    # Both go up in a loop: a program that has come near the limit of recursion has no room for one more.
+
+    def _show_inputs(self, child: OpenSpan, *, is_call: bool) -> None:
+        """Show what a span inside was given, here and above, as far up as nothing that goes before is shown.
 
         `is_call`: whether it counts as a DSPy call's.
         """
-        if self.ended_ns is not None:
-            return
-        if is_interaction := self.kind == "interaction":
-            is_first = self.inputs_of is None or (is_call and not self.inputs_of) or self.inputs_from == child.bits
-            if not is_first or not (is_call or inputs):
+        inputs = child.inputs
+        place: OpenSpan | None = self
+        while place is not None and place.instance is None and place.ended_ns is None:
+            is_shown = place.inputs_from == child.bits
+            if place.kind == "interaction":
+                is_first = place.inputs_of is None or (is_call and not place.inputs_of) or is_shown
+                if not is_first or not (is_call or inputs):
+                    return
+                place.inputs, place.inputs_of = inputs, is_call
+            elif place.inputs or not inputs or (place.inputs_from and not is_shown):
                 return
-            self.inputs, self.inputs_of, self.inputs_from = inputs, is_call, child.bits
-        elif self.inputs:
-            return
-        above = self.parent
-        if above is not None and above.instance is None:
-            above.show_inputs(self, inputs, is_call=is_call and is_interaction)
+            else:
+                is_call = False
+            place.inputs_from = child.bits
+            child, place = place, place.parent
 
-    def show_outputs(self, outputs: Any, *, is_call: bool) -> None:
-        """The same for what something inside returned."""
-        if self.ended_ns is not None:
-            return
-        if is_interaction := self.kind == "interaction":
-            if not (is_call or (outputs is not None and not self.outputs_of)):
+    def _show_outputs(self, outputs: Any, *, is_call: bool) -> None:
+        """The same for what a span inside returned."""
+        place: OpenSpan | None = self
+        while place is not None and place.instance is None and place.ended_ns is None:
+            if place.kind == "interaction":
+                if not is_call and (outputs is None or place.outputs_of):
+                    return
+                place.outputs, place.outputs_of = outputs, is_call
+            elif outputs is None:
                 return
-            self.outputs, self.outputs_of = outputs, is_call
-        above = self.parent
-        if above is not None and above.instance is None:
-            above.show_outputs(outputs, is_call=is_call and is_interaction)
+            else:
+                is_call = False
+            place = place.parent
 
     def forget(self) -> None:
         """Let go of the program's objects, and of what the span has."""

@@ -119,6 +119,10 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
 
     def _end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Any call is over, or a module's has made the coroutine that the program is to await."""
+        if call_id in self._without_span:
+            self._without_span.discard(call_id)
+            self._open.pop(call_id, None)
+            return
         kind = type(outputs)
         if kind is CoroutineType:
             opened = self._open.get(call_id)
@@ -130,9 +134,6 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
             self._open[call_id].span.attributes["generator_returned"] = True  # its body runs later, not under this span
         opened = self._open.pop(call_id, None)
         if opened is None:
-            return
-        if call_id in self._without_span:
-            self._without_span.discard(call_id)
             return
         if self._closed:
             self.recorder.release(opened)

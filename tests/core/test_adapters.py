@@ -135,3 +135,30 @@ def test_what_the_program_does_in_an_adapter_without_spans(server: LMServer) -> 
     assert tree(memory.spans[4:]) == ["custom look", "  tool clean"]
     assert [span.error is not None for span in memory.spans[:4]] == [False, False, False, True]
     assert tracer.shutdown(WAIT_S)
+
+
+@pytest.mark.parametrize("is_coroutine", [True, False])
+def test_what_an_adapter_without_a_span_makes(is_coroutine: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A coroutine or a generator is its own affair: the module around it has returned, whatever becomes of that."""
+    memory = Memory()
+    tracer = tracer_of(memory, tracing={"adapter_spans": False})
+
+    async def wait() -> None:
+        raise NotImplementedError
+
+    class Making(dspy.ChatAdapter):
+        def parse(self, signature: type[dspy.Signature], completion: str) -> Any:
+            made.append(wait() if is_coroutine else (part for part in completion))
+            return made[-1]
+
+    class Reading(dspy.Module):  # type: ignore[misc]  # DSPy is untyped
+        def forward(self) -> dspy.Prediction:
+            Making().parse(dspy.Signature("question -> answer"), "text")
+            return dspy.Prediction(answer="Yes.")
+
+    made: list[Any] = []
+    Reading()()
+    assert tracer.shutdown(WAIT_S)
+    assert [(span.outputs, span.attributes) for span in memory.spans] == [({"answer": "Yes."}, {})]
+    assert not caplog.text
+    made[0].close()

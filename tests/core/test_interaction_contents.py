@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import dspy
 import pytest
@@ -150,6 +151,28 @@ def calls_in_two_spans(tracer: Tracer) -> None:
             ask(question)
 
 
+def calls_in_one_span(tracer: Tracer) -> None:
+    with tracer.span("step"):
+        ask("q0")
+        ask("q1")
+
+
+def spans_in_one_span(tracer: Tracer) -> None:
+    with tracer.span("step"):
+        for inputs, outputs in (({"query": "documents"}, None), ({"query": "more"}, ["a document"])):
+            with tracer.span("retrieve", **inputs) as span:
+                span.outputs = outputs
+
+
+def span_that_says_so_later_before_another(tracer: Tracer) -> None:
+    with tracer.span("step"):
+        with tracer.span("retrieve") as span:
+            ask("q0")
+            span.inputs, span.outputs = {"query": "documents"}, ["a document"]
+        with tracer.span("part of it"):
+            pass
+
+
 QUESTION, ANSWER = {"question": "q0"}, {"answer": "a0"}
 QUERY, FOUND = {"query": "documents"}, ["a document"]
 
@@ -177,6 +200,9 @@ QUERY, FOUND = {"query": "documents"}, ["a document"]
         (call_in_spans_and_beside, {"question": "q1"}, {"answer": "a1"}),
         (call_in_a_span_that_says_itself, QUERY, "done"),
         (calls_in_two_spans, QUESTION, {"answer": "a1"}),
+        (calls_in_one_span, QUESTION, {"answer": "a1"}),
+        (spans_in_one_span, QUERY, FOUND),
+        (span_that_says_so_later_before_another, QUERY, FOUND),
     ],
 )
 def test_what_an_interaction_shows(
@@ -209,3 +235,16 @@ def test_an_interaction_of_another_trace(tracer: Tracer, memory: Memory) -> None
     assert tracer.flush()
     shown = {span.name: (span.parent_id, span.inputs) for span in memory.spans if span.kind == "interaction"}
     assert shown == {"other": (None, QUESTION), "outer": (None, None)}
+
+
+def test_a_call_in_many_spans(tracer: Tracer, memory: Memory) -> None:
+    """More than Python's limit of recursion: the interaction shows it, and no span is lost."""
+    depth = sys.getrecursionlimit() + 10
+    with tracer.interaction(), ExitStack() as stack:
+        for _ in range(depth):
+            stack.enter_context(tracer.span("step"))
+        ask("q0")
+    assert tracer.flush()
+    assert tracer.stats().errors == {}
+    assert (memory.spans[-1].inputs, memory.spans[-1].outputs) == (QUESTION, ANSWER)
+    assert [span.name for span in memory.spans].count("step") == depth
