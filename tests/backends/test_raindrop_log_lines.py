@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 pytest.importorskip("raindrop")
@@ -10,6 +12,7 @@ from raindrop_server import RaindropServer
 from raindrop_tracing import WAIT_S, wait_for_threads
 
 import spanhook
+from doubles import wait_for
 
 
 @pytest.fixture
@@ -71,6 +74,7 @@ def test_what_is_refused_when_nobody_waits_any_more_is_said(
         assert tracer.flush(WAIT_S)
         raindrop.fault(400, hang=True)
         assert tracer.shutdown(2) is False  # time enough to send it, and not to be answered
+    wait_for(lambda: all(thread.name != "spanhook-raindrop" for thread in threading.enumerate()))  # the backend's own
     raindrop.heal()
     wait_for_threads()
     said = [message for message in caplog.messages if "nobody waited" in message]
