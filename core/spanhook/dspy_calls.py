@@ -37,20 +37,20 @@ def open_module(
     if MAY_MISTAKE_LMS and dspy_compat.is_lm(instance):
         return open_lm(source, call_id, instance, inputs, parent)
     arguments, held = _arguments(inputs), dspy_compat.own(instance)
-    signature, attributes = held.get("signature"), {}
+    signature, text, attributes = held.get("signature"), None, {}
     if signature is None and "predict" in held:
         signature = dspy_compat.own(held["predict"]).get("signature")
     if "demos" in held:  # a predictor: a call may give it another signature, and other demos
-        if (given := arguments.get("signature")) is not None:
-            signature = given
-            if (text := dspy_compat.signature_text(given)) is not None:
+        if (given := arguments.get("signature")) is not None and dspy_compat.is_predictor(instance):
+            signature, text = given, given if type(given) is str else dspy_compat.signature_text(given)
+            if text is not None:
                 arguments = {**arguments, "signature": text}
         if parent is None or parent.trace.recorded:
             if (demos := arguments.get("demos")) is None:
                 demos = held["demos"]
             if version := source.guard.call("tracer: version of a prompt", prompt_version, instance, signature, demos):
                 attributes["prompt_version"] = version
-    if text := signature if type(signature) is str else dspy_compat.signature_text(signature):
+    if text or (text := dspy_compat.signature_text(signature)):
         attributes["dspy.signature"] = text
     if parent is not None and (member := dspy_compat.member_name(parent.instance, instance)):
         attributes["dspy.member"] = member
@@ -113,28 +113,19 @@ def open_tool(
     return source.recorder.start("tool", name, instance, _arguments(inputs), parent)
 
 
-def open_format(
-    source: DSPySource, call_id: str, instance: Any, inputs: Mapping[str, Any], parent: OpenSpan | None
-) -> OpenSpan | None:
-    """An adapter writes the prompt."""
-    if not source.recorder.adapter_spans:
-        return None
-    if parent is not None and parent.kind == "adapter_format" and parent.instance is instance:
-        return None  # an adapter's method, and the inherited one that it calls
-    noted = type(instance)
-    return source.recorder.start("adapter_format", "", instance, inputs, parent, None, None, _describe_adapter, noted)
+def adapter_opener(kind: Kind) -> Opener:
+    """For what an adapter does: it writes the prompt, or reads the model's answer."""
 
+    def open_adapter(
+        source: DSPySource, call_id: str, instance: Any, inputs: Mapping[str, Any], parent: OpenSpan | None
+    ) -> OpenSpan | None:
+        if not source.recorder.adapter_spans:
+            return None
+        if parent is not None and parent.kind == kind and parent.instance is instance:
+            return None  # an adapter's method, and the inherited one that it calls
+        return source.recorder.start(kind, "", instance, inputs, parent, None, None, _describe_adapter, type(instance))
 
-def open_parse(
-    source: DSPySource, call_id: str, instance: Any, inputs: Mapping[str, Any], parent: OpenSpan | None
-) -> OpenSpan | None:
-    """An adapter reads the model's answer."""
-    if not source.recorder.adapter_spans:
-        return None
-    if parent is not None and parent.kind == "adapter_parse" and parent.instance is instance:
-        return None  # as above
-    noted = type(instance)
-    return source.recorder.start("adapter_parse", "", instance, inputs, parent, None, None, _describe_adapter, noted)
+    return open_adapter
 
 
 def _describe_adapter(opened: OpenSpan) -> None:

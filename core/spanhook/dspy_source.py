@@ -18,7 +18,7 @@ from spanhook.evaluations import Examples, as_score
 from spanhook.guard import Guard, guarded_end, guarded_start
 from spanhook.processes import Lock
 from spanhook.recorder import Recorder
-from spanhook.span import Span
+from spanhook.span import Kind, Span
 
 if TYPE_CHECKING:
     from spanhook.tracer import Tracer
@@ -30,6 +30,10 @@ _sources: tuple[weakref.ref[DSPySource], ...] = ()  # replaced as a whole: other
 def live_sources() -> list[DSPySource]:
     """The callbacks of all tracers that were not shut down, whatever they trace."""
     return [source for known in _sources if (source := known()) is not None and not source.is_closed]
+
+
+def _adapter_start(begin: Callable[..., None], kind: Kind) -> Callable[..., None]:
+    return guarded_start("tracer: start of an adapter", begin, dspy_calls.adapter_opener(kind))
 
 
 def _interpreter_start(begin: Callable[..., None], operation: str) -> Callable[..., None]:
@@ -147,8 +151,8 @@ class DSPySource(BaseCallback):  # type: ignore[misc]  # DSPy is untyped
     on_module_start = guarded_start("tracer: start of a module", _begin, dspy_calls.open_module)
     on_lm_start = guarded_start("tracer: start of an LM", _begin, dspy_calls.open_lm)
     on_tool_start = guarded_start("tracer: start of a tool", _begin, dspy_calls.open_tool)
-    on_adapter_format_start = guarded_start("tracer: start of an adapter", _begin, dspy_calls.open_format)
-    on_adapter_parse_start = guarded_start("tracer: start of an adapter", _begin, dspy_calls.open_parse)
+    on_adapter_format_start = _adapter_start(_begin, "adapter_format")
+    on_adapter_parse_start = _adapter_start(_begin, "adapter_parse")
     on_evaluate_start = guarded_start("tracer: start of an evaluation", _begin, dspy_calls.open_evaluation)
     on_compile_start = guarded_start("tracer: start of a compilation", _begin, dspy_calls.open_compilation)
     on_interpreter_startup_start = _interpreter_start(_begin, "startup")

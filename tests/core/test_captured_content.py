@@ -100,3 +100,20 @@ def test_metadata_only_keeps_content_out(server: LMServer) -> None:
     assert lm.finish_reason == "stop"
     assert spans[-1].error is not None
     assert spans[-1].error.type == "ValueError"
+
+
+def test_only_a_signature_is_shown_as_one() -> None:
+    """A text of the program's by that name is none, in a module that happens to hold demos: it is content."""
+
+    class Letter(dspy.Module):  # type: ignore[misc]  # DSPy is untyped
+        def __init__(self) -> None:
+            super().__init__()
+            self.signature, self.demos = "Kind regards, Ada", ["Dear Sir"]
+
+        def forward(self, signature: str) -> None: ...
+
+    memory = Memory()
+    tracer = tracer_of(memory, tracing={"capture": "metadata"})
+    Letter()(signature="Yours, Bob")
+    assert tracer.flush()
+    assert [span.attributes for span in memory.spans] == [{}]
