@@ -13,6 +13,7 @@ from raindrop_tracing import WAIT_S, wait_for_threads
 
 import spanhook
 from doubles import wait_for
+from spanhook_backends.raindrop import delivery
 
 
 @pytest.fixture
@@ -79,3 +80,25 @@ def test_what_is_refused_when_nobody_waits_any_more_is_said(
     wait_for_threads()
     said = [message for message in caplog.messages if "nobody waited" in message]
     assert said == ["backend raindrop: not delivered, when nobody waited any more: NotDelivered"]
+
+
+def test_the_users_patterns_hold_where_a_text_is_cut(
+    raindrop: RaindropServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half a secret is not known as one: what an event's error says is cut only when its secrets are out."""
+
+    def fails(*_: object) -> None:
+        raise ValueError(f"tenant-{'4' * 20} " * 100)
+
+    monkeypatch.setattr(delivery, "event_of", fails)
+    tracer = spanhook.configure(
+        {
+            "tracing": {"backends": ["raindrop"]},
+            "redact": {"patterns": [r"tenant-\d{20}"]},
+            "backends": {"raindrop": raindrop.options},
+        }
+    )
+    call(tracer)
+    assert tracer.shutdown(WAIT_S) is False
+    assert "can't be made: ValueError: [redacted] [redacted]" in caplog.text
+    assert "tenant-" not in caplog.text

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from raindrop import Raindrop
 
 from spanhook import PartlyFailed, Signal, Span
-from spanhook.guard import attempt, describe, warn
+from spanhook.guard import attempt, message_of, warn
 from spanhook_backends.raindrop.event_ids import EventIds
 from spanhook_backends.raindrop.events import event_name, event_of, signal_of, traits_of
 from spanhook_backends.raindrop.options import RaindropOptions
@@ -111,7 +111,7 @@ class Delivery:
                 # A value that nobody thought of must not take the events of others with it.
                 arguments, error = attempt(event_of, found, self._options, self._ids.of(event_id))
                 if error is not None:
-                    said = f"event {event_id} can't be made: {describe(error)}"
+                    said = f"event {event_id} can't be made: {type(error).__name__}: {message_of(error)}"
                     problems.append(NotDelivered(said, lost=[_holder(trace, found, event_id)]))
                 elif arguments is not None:
                     hand_over = partial(_track, arguments)

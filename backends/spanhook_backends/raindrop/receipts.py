@@ -57,14 +57,14 @@ class Receipt:
             return
         text = record.getMessage()
         if record.levelno >= logging.WARNING:
-            self.complaint = " ".join(text[:500].split())
+            self.complaint = text
         self.accepted += text.startswith(_ACCEPTED)
         self.sent += text.startswith(_SENT)
         self.heard = self.heard or text.startswith(_TOOK)
         if text.startswith(_SENDS):
             self.sends, self.status = self.sends + 1, None
         elif text.startswith(_FAILED):
-            self.failure = " ".join(text.partition("): ")[2][:500].split())
+            self.failure = text.partition("): ")[2]
 
 
 class SDKLog:

@@ -79,7 +79,7 @@ class SpanSender:
         if answer.is_success:
             return Attempt("delivered")
         if answer.error is not None:
-            return Attempt("unreachable", str(answer.error)[:500])
+            return Attempt("unreachable", str(answer.error))
         is_final = 300 <= answer.status < 500 and answer.status != 429
         return Attempt("refused" if is_final else "unreachable", f"HTTP {answer.status} for spans", answer.status)
 
