@@ -10,6 +10,7 @@ import pytest
 from doubles import WAIT_S, Memory, counts, wait_for
 from spanhook import BackendStats
 from spools import Switched, database, files, leave, left_behind, rows, spans, spooling
+from threads import in_thread
 
 pytestmark = pytest.mark.usefixtures("short_pauses", "looks_often")
 
@@ -98,3 +99,27 @@ def test_a_damaged_row_takes_no_other_with_it(spool_folder):
     assert second.flush(WAIT_S) is False, "the loss is told"
     assert [span.name for span in memory.spans] == ["1", "3"]
     assert counts(second) == BackendStats(accepted=3, delivered=2, dropped={"spool_damaged": 1})
+
+
+def test_a_flush_is_told_of_damaged_rows_before_it_whatever_is_behind_it(spool_folder):
+    """Each backend counts them when it comes to them, also the one that finds them deleted by another."""
+    slow, slower = Switched(), Switched()
+    tracer = spooling(spool_folder, slow, slower, queue_bytes=500, batch_spans=1)
+    spans(tracer, *map(str, range(10)))
+    wait_for(lambda: counts(tracer).spooled == counts(tracer, "b").spooled == 10)
+    with database(files(spool_folder)[0]) as other:
+        other.execute("UPDATE items SET body = x'00' WHERE id = 9")
+    with in_thread(lambda: tracer.flush(WAIT_S)) as told:
+        queues = [worker._queue for worker in tracer._pipeline._workers.values()]
+        wait_for(lambda: all(queue._marks for queue in queues))
+        spans(tracer, "later")
+        wait_for(lambda: counts(tracer).queued == counts(tracer, "b").queued == 11)
+        slow.is_up.set()
+        wait_for(lambda: counts(tracer).dropped)
+        slower.is_up.set()
+    assert told == [False]
+    assert tracer.flush(WAIT_S), "it was told of it"
+    all_but_one = BackendStats(accepted=11, delivered=10, dropped={"spool_damaged": 1})
+    assert counts(tracer) == counts(tracer, "b") == all_but_one
+    assert tracer.shutdown(WAIT_S)
+    assert files(spool_folder, "") == []

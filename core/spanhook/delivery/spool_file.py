@@ -41,6 +41,7 @@ class SpoolFile(OwnedFile):
         self._warn = warn
         self._is_aside = False  # damaged: nothing is written any more, and what can be read is read
         self._deleted = 0  # the id up to which nothing is in it
+        self._damaged: dict[int, int] = {}  # id and kind of what was damaged, and is deleted
         self._progress: dict[str, tuple[int, int]] = {}  # what the table has, or will have when it can be written
         self._waiting: set[str] = set()  # backends for which something may be left
         self._tables: Tables | None = None
@@ -151,21 +152,21 @@ class SpoolFile(OwnedFile):
             self.bytes += size
         return entries, problems
 
-    def read(self, kinds: int, after: int, upto: int, max_items: int, max_bytes: int) -> tuple[list[Entry], int]:
-        """The next items after an id, and the id up to which that is all of these kinds.
+    def read(self, kinds: int, after: int, upto: int, max_items: int, max_bytes: int) -> tuple[list[Entry], int, int]:
+        """The next items after an id, the id up to which that is all of these kinds, and how many there are damaged.
 
-        Damaged ones are left out, and deleted: they are nobody's any more.
+        Damaged ones are deleted, whoever meets them first; each backend is told of them when it comes to them.
         """
         entries: list[Entry] = []
-        damaged: list[int] = []
+        damaged: dict[int, int] = {}
         size, reached = 0, upto
         with self._open() as tables:
             if tables is None:
-                return [], upto
+                return [], upto, 0
             with tables.read(kinds, after, upto) as rows:
                 for number, kind, body in rows:
                     if (item := decode(kind, body)) is None:
-                        damaged.append(number)
+                        damaged[number] = kind
                         continue
                     entry = Entry(item, size_of(item), self, number)
                     size += entry.bytes
@@ -173,10 +174,12 @@ class SpoolFile(OwnedFile):
                         reached = entries[-1].id
                         break
                     entries.append(entry)
-            if damaged:
+            lost = _number(self._damaged | damaged, kinds, after, reached)
+            if damaged and not self._is_aside:
                 with contextlib.suppress(sqlite3.Error):  # a later process finds them again, then
                     self._tidy(tables, damaged=damaged)
-        return entries, reached
+                    self._damaged |= damaged
+        return entries, reached, lost
 
     def settle(self, backend: str, upto: int) -> None:
         """Note that a backend is done with everything up to an id; delete what none needs any more.
@@ -205,9 +208,11 @@ class SpoolFile(OwnedFile):
             tell(gone)
 
     def count(self, kinds: int, after: int, upto: int) -> int:
-        """How many items of these kinds there are after an id, up to another."""
+        """How many items of these kinds there are after an id, up to another, with those that were damaged."""
         with self._open() as tables:
-            return 0 if tables is None else tables.count(kinds, after, upto)
+            return (
+                0 if tables is None else tables.count(kinds, after, upto) + _number(self._damaged, kinds, after, upto)
+            )
 
     def oldest(self, size: int) -> int:
         """The id up to which the oldest items have `size` bytes together, or all that there are."""
@@ -272,7 +277,7 @@ class SpoolFile(OwnedFile):
         with self._alone():
             yield self._tables
 
-    def _tidy(self, tables: Tables, *, least: int = 0, damaged: Sequence[int] = ()) -> None:
+    def _tidy(self, tables: Tables, *, least: int = 0, damaged: Collection[int] = ()) -> None:
         """Write the progress; delete what nobody needs, everything up to `least`, and what is damaged."""
         if self._is_aside:
             left = self._left(tables)
@@ -302,3 +307,8 @@ class SpoolFile(OwnedFile):
         if remove:
             spool_paths.remove(self.path)
         self._unlock()
+
+
+def _number(known: Mapping[int, int], kinds: int, after: int, upto: int) -> int:
+    """How many of what is known by id and kind are of these kinds, after an id and up to another."""
+    return sum(after < number <= upto and kind & kinds != 0 for number, kind in known.items())

@@ -146,7 +146,7 @@ class Tables:
     @contextlib.contextmanager
     def read(self, kinds: int, after: int, upto: int) -> Iterator[Iterator[tuple[int, int, object]]]:
         """Id, kind and body of the items of these kinds after an id, up to another."""
-        question = "SELECT id, kind, body FROM items WHERE id > ? AND id <= ? AND kind & ? ORDER BY id"
+        question = "SELECT id, CAST(kind AS INTEGER), body FROM items WHERE id > ? AND id <= ? AND kind & ? ORDER BY id"
         with contextlib.closing(self._db.execute(question, (after, upto, kinds))) as rows:
             yield rows
 

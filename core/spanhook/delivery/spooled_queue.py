@@ -171,20 +171,22 @@ class SpooledQueue(Queue):
             if self._marks and self._marks[0].source is source:
                 upto = self._marks[0].upto
         try:
-            entries, reached = source.file.read(self._kinds, after, upto, 2 * self._batch_spans, self._max_bytes)
+            entries, reached, lost = source.file.read(self._kinds, after, upto, 2 * self._batch_spans, self._max_bytes)
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
             source.file.set_aside(error)
-            entries, reached = [], source.upto
+            entries, reached, lost = [], source.upto, 0
         if not source.file.is_open:  # nothing more is to be had from it, and who waits is told of that
             reached = source.upto
         with self.lock:
             if source.read != after:
                 return  # some of it was deleted meanwhile
             source.read = reached
-            source.unread -= len(entries)
-            self.unread -= len(entries)
+            source.unread -= len(entries) + lost
+            self.unread -= len(entries) + lost
+            if lost:  # before any mark behind it
+                self._lose("spool_damaged", lost)
             self._items += entries
             self.waiting += len(entries)
             self.bytes += sum(entry.bytes for entry in entries)
