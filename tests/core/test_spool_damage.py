@@ -52,7 +52,10 @@ def test_a_damaged_file_is_set_aside_with_what_sqlite_has_beside_it(spool_folder
         ("UPDATE items SET body = NULL WHERE id = 2", 2),
         ("UPDATE items SET body = x'00' WHERE id = 3", 2),
         ("UPDATE items SET body = 7 WHERE id = 1", 2),
-        ("UPDATE items SET size = 'x', time_ns = NULL", 3),
+        ("UPDATE items SET kind = 9e999 WHERE id = 2", 3),
+        ("UPDATE items SET time_ns = 'x' WHERE id = 1", 3),
+        ("UPDATE items SET time_ns = NULL", 3),
+        ("UPDATE items SET time_ns = 9e999", 3),
     ],
 )
 def test_odd_values_in_a_file_cost_their_own_rows_once(spool_folder, change, delivered):

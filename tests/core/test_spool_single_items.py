@@ -27,7 +27,8 @@ def refuse_large(folder: Path) -> None:
     """Have SQLite itself refuse large items, as it does with those of a gigabyte."""
     with database(files(folder)[0]) as other:
         other.execute(
-            "CREATE TRIGGER large BEFORE INSERT ON items WHEN NEW.size > 5000 BEGIN SELECT RAISE(ABORT, 'too big'); END"
+            "CREATE TRIGGER large BEFORE INSERT ON items WHEN length(NEW.body) > 5000 "
+            "BEGIN SELECT RAISE(ABORT, 'too big'); END"
         )
 
 

@@ -139,7 +139,7 @@ class SpoolFile(OwnedFile):
             size = 0
             with tables.changing():
                 for number, (item, (body, error)) in enumerate(zip(items, encoded, strict=True), self.newest + 1):
-                    problem = error if body is None else tables.add((number, kind_of(item), now, len(body), body))
+                    problem = error if body is None else tables.add((number, kind_of(item), now, body))
                     if problem is not None:
                         problems.append(problem)
                     if body is None or problem is not None:

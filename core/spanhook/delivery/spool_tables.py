@@ -10,18 +10,18 @@ from pathlib import Path
 FORMAT = 1
 
 _SCHEMA = f"""
-CREATE TABLE items (id INTEGER PRIMARY KEY, kind INTEGER, time_ns INTEGER, size INTEGER, body BLOB);
+CREATE TABLE items (id INTEGER PRIMARY KEY, kind INTEGER, time_ns INTEGER, body BLOB);
 CREATE TABLE progress (backend TEXT PRIMARY KEY, kinds INTEGER, done INTEGER);
 PRAGMA user_version = {FORMAT};
 """
 
 _CORRUPT, _NOT_A_DATABASE = 11, 26  # SQLite's; `sqlite3` names them from Python 3.11 on
 
-# What is wrong with a row, and not with the file; its size, for example.
+# What is wrong with a row, and not with the file: it is too large, for example.
 _REFUSALS = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError)
 
-Row = tuple[int, int, int, int, bytes]
-"""id, kind, Unix time in ns, bytes of the body, body"""
+Row = tuple[int, int, int, bytes]
+"""id, kind, Unix time in ns, body"""
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -75,7 +75,7 @@ class Tables:
     def add(self, row: Row) -> Exception | None:
         """Write an item; why SQLite refuses it, if it is the item that is wrong: then it can take others still."""
         try:
-            self._db.execute("INSERT INTO items VALUES (?, ?, ?, ?, ?)", row)
+            self._db.execute("INSERT INTO items VALUES (?, ?, ?, ?)", row)
         except _REFUSALS as error:
             return error
         return None
@@ -129,7 +129,7 @@ class Tables:
 
     def oldest(self, size: int) -> int | None:
         """The id up to which the oldest items have `size` bytes together; None if all have less."""
-        question = "SELECT id, CAST(coalesce(size, 0) AS INTEGER) FROM items ORDER BY id"
+        question = "SELECT id, coalesce(length(body), 0) FROM items ORDER BY id"
         with contextlib.closing(self._db.execute(question)) as rows:
             for number, bytes_of_it in rows:
                 size -= bytes_of_it
@@ -151,4 +151,4 @@ class Tables:
             yield rows
 
     def _size(self, which: str, number: int) -> int:
-        return int(self._db.execute(f"SELECT total(size) FROM items WHERE {which}", (number,)).fetchone()[0])
+        return int(self._db.execute(f"SELECT total(length(body)) FROM items WHERE {which}", (number,)).fetchone()[0])
