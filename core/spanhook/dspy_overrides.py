@@ -20,7 +20,7 @@ class Overrides:
     def __init__(self, **settings: Any) -> None:
         self.before: Mapping[str, Any] = thread_local_overrides.get()
         self._names = settings.keys()
-        self._made = _ours(self.before)
+        self._made: Any = _ours(self.before)  # DSPy's type for them is one of its own, and any dict does
         self._made.update(settings)
         self._token: Token[Any] | None = thread_local_overrides.set(self._made)
 
