@@ -119,13 +119,16 @@ def test_what_the_program_does_in_an_adapter_without_spans(server: LMServer) -> 
     tracer = tracer_of(memory, tracing={"adapter_spans": False})
     clean = dspy.Tool(lambda text: text.strip(), name="clean")
 
-    class Cleaning(dspy.ChatAdapter):
+    class Cleaning(dspy.Adapter):
+        def format(self, signature: type[dspy.Signature], demos: Any, inputs: Any) -> list[dict[str, Any]]:
+            return [{"role": "user", "content": str(inputs)}]
+
         def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
             with tracer.span("look"):
                 clean(text=completion)
             raise ValueError("no")
 
-    adapter = Cleaning(use_json_adapter_fallback=False)
+    adapter = Cleaning()
     with dspy.context(lm=server.lm(), adapter=adapter), pytest.raises(ValueError, match="no"):
         dspy.Predict("question -> answer")(question="Why?")
     with pytest.raises(ValueError, match="no"):
