@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import dspy
 import pytest
-from dspy.utils.dummies import DummyLM
 
 import spanhook
 from doubles import Memory, one_span, tracer_of
@@ -19,14 +17,8 @@ CALLER = {"traceparent": f"00-{TRACE}-{SPAN}-01", "baggage": "spanhook.user_id=c
 
 
 @pytest.fixture
-def memory() -> Memory:
-    return Memory()
-
-
-@pytest.fixture
-def tracer(memory: Memory) -> Iterator[Tracer]:
-    with dspy.context(lm=DummyLM([{"answer": f"a{i}"} for i in range(100)])):
-        yield tracer_of(memory)
+def tracer(memory: Memory, dummy_lm: None) -> Tracer:
+    return tracer_of(memory)
 
 
 class Worker(dspy.Module):

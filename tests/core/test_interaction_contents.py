@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import dspy
 import pytest
-from dspy.utils.dummies import DummyLM
 
 from doubles import Memory, tracer_of
 from spanhook import Tracer
 
 
 @pytest.fixture
-def memory() -> Memory:
-    return Memory()
-
-
-@pytest.fixture
-def tracer(memory: Memory) -> Iterator[Tracer]:
-    with dspy.context(lm=DummyLM([{"answer": f"a{i}"} for i in range(100)])):
-        yield tracer_of(memory)
+def tracer(memory: Memory, dummy_lm: None) -> Tracer:
+    return tracer_of(memory)
 
 
 def ask(question: str) -> None:
