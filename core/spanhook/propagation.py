@@ -124,7 +124,12 @@ def _open_block(remote: RemoteParent) -> Block:
     call_id = dspy_compat.active_call_id()
     standing = {REMOTE: Attached(remote, call_id, REMOTE)}
     for source in live_sources():
-        if (outside := source.innermost()) is not None and outside.trace.trace_id != remote.trace_id:
+        outside = source.innermost()
+        if outside is None:
+            is_needed = source.setting in dspy_overrides.overrides()  # an outer one's, which may end before this one
+        else:
+            is_needed = outside.trace.trace_id != remote.trace_id
+        if is_needed:
             standing[source.setting] = Attached(remote, call_id, source.setting, outside)
     block = Block(**standing)
     for attached in standing.values():

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import dspy
 import pytest
 from dspy.utils.dummies import DummyLM
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import spanhook
@@ -32,15 +32,17 @@ class Step(NamedTuple):
 
     how: str
     kind: str
+    second: str
     inside: tuple[Any, ...]
     after: tuple[Any, ...]
 
 
+KINDS = ["interaction", "span", "attach"]
 HOW = ["closed", "fails", "two generators", "left on a thread", "ends in a dspy.context", "dspy.context"]
 plans = st.recursive(
     st.just(()),
     lambda inner: st.lists(
-        st.builds(Step, st.sampled_from(HOW), st.sampled_from(["interaction", "span", "attach"]), inner, inner),
+        st.builds(Step, st.sampled_from(HOW), st.sampled_from(KINDS), st.sampled_from(KINDS), inner, inner),
         min_size=1,
         max_size=3,
     ).map(tuple),
@@ -98,7 +100,7 @@ class Program:
         next(generator)
         (inside,) = found
         if step.how == "two generators":
-            second: Any = self.block(step.kind, inside, found)
+            second: Any = self.block(step.second, inside, found)
             next(second)
             self.run(step.inside, found[1])
             generator.close()
@@ -124,6 +126,10 @@ class Program:
             generator.close()
 
 
+ATTACHED_TWICE = Step("two generators", "attach", "attach", (), (Step("closed", "span", "span", (), ()),))
+
+
+@example((Step("closed", "interaction", "span", (ATTACHED_TWICE,), ()),))  # the first of the two ends before the second
 @given(plans)
 def test_every_span_is_under_what_is_around_it(plan: tuple[Step, ...]) -> None:
     """With its user and its trace; the program's model stays the one that it has chosen, and nothing is left."""
