@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lm_server import LMServer
@@ -196,6 +196,7 @@ def test_a_property_does_not_hide_what_happened(raindrop: RaindropServer) -> Non
 texts = st.text(st.characters(), max_size=200)
 
 
+@example("\U00010000" * 2, 24)  # two escapes each, and two quotes
 @given(texts, st.integers(2, 400))
 def test_a_text_is_cut_to_fit(text: str, room: int) -> None:
     """Never more bytes of JSON than there is room for, beside the mark; untouched where it fits."""

@@ -48,7 +48,7 @@ def wire_bytes(text: str) -> int:
 
 def fit(text: str, max_bytes: int) -> str:
     """The text, cut so that it is at most about `max_bytes` bytes of JSON; what is cut says so."""
-    if 12 * len(text) <= max_bytes or wire_bytes(text) <= max_bytes:  # no character is longer than two escapes
+    if 12 * len(text) + 2 <= max_bytes or wire_bytes(text) <= max_bytes:  # no character is longer than two escapes
         return text
     keep = text[:max_bytes]
     while keep and (size := wire_bytes(keep)) > max_bytes:
