@@ -8,11 +8,12 @@ TESTS ?= tests
 
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help model demo test e2e bench soak check format matrix docs picture clean
+.PHONY: help model demo test fuzz e2e bench soak check format matrix docs picture clean
 
 help:
 	@echo "make demo    trace a DSPy program that calls a real small model"
 	@echo "make test    run the tests"
+	@echo "make fuzz    run the property tests with many more examples, other ones each time"
 	@echo "make check   lint, types, architecture"
 	@echo "make format  put the code into shape"
 	@echo "make e2e     send traces of a real model to real receivers, and ask them back"
@@ -44,6 +45,9 @@ demo: model
 
 test: $(VENV)/installed
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
+
+fuzz: $(VENV)/installed
+	@$(BIN)/python -m pytest -n auto --timeout 0 --hypothesis-profile fuzz -m hypothesis $(TESTS)
 
 # Each receiver in an environment of its own, from its package.
 .venvs/%/installed: $(UV)

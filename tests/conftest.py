@@ -32,10 +32,27 @@ hypothesis.settings.register_profile(
     "spanhook",
     database=None,
     deadline=None,
-    max_examples=60,
+    derandomize=True,  # what fails here fails for a change that was made, not by chance; `make fuzz` looks further
+    max_examples=100,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("spanhook")
+hypothesis.settings.register_profile("fuzz", derandomize=False, max_examples=5_000)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Iterator[None]:
+    """A failure with half a character in it ends no worker: pytest-xdist sends UTF-8 alone."""
+    report: dict[str, Any] = yield
+    return _as_utf8(report)
+
+
+def _as_utf8(part: Any) -> Any:
+    if isinstance(part, str):
+        return part.encode(errors="backslashreplace").decode()
+    if isinstance(part, dict):
+        return {_as_utf8(key): _as_utf8(value) for key, value in part.items()}
+    return type(part)(map(_as_utf8, part)) if isinstance(part, list | tuple) else part
 
 
 @pytest.fixture(autouse=True)

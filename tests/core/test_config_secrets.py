@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, HttpUrl, SecretBytes, SecretStr
 
@@ -31,7 +31,6 @@ TRACING = st.dictionaries(st.sampled_from(["service", "capture", "sample_rate", 
 
 
 @given(keyed=KEYED | VALUES, others=OTHERS, tracing=TRACING)
-@settings(max_examples=200)
 def test_a_secret_is_in_no_message(odd, keyed, others, tracing):
     """Whatever is wrong with a configuration, no option's value is in what is said of it, nor in its traceback."""
     config = {"tracing": {"backends": ["keyed", "loose", "plain"], **tracing}, "backends": {"keyed": keyed, **others}}
@@ -109,6 +108,7 @@ HOLDERS: dict[str, Any] = {
 @given(secret=SECRETS, around=st.sampled_from([("", ""), ("no user: ", " is wrong"), ("<", ">"), ("('", "')")]))
 def test_a_marked_value_is_taken_out_of_every_sentence(field, secret, around):
     """Of any length, wherever in the options it stands, and as it is, in quotes, or on one line."""
+    assume(field != "raw" or not any("\ud800" <= char <= "\udfff" for char in secret))  # no bytes say half a character
     value = HOLDERS[field](secret)
     hidden = secrets_in(value if field == "as an object" else {field: value}, Marked)
     for form in (secret, repr(secret), secret.strip(), " ".join(secret.split())):

@@ -18,7 +18,7 @@ from typing import Any
 
 import dspy
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles import WAIT_S, Memory, tracer_of
@@ -304,7 +304,6 @@ DATA = st.recursive(
 )
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(DATA)
 def test_any_data_through_a_real_program(traced, value):
     """A bounded fuzz run: what goes in comes out the same, and every span is valid JSON."""
