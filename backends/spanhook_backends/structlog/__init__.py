@@ -15,8 +15,8 @@ from rich.console import Console
 from spanhook import PluginOptions, Signal, Span, TracingSettings, hookimpl, without_forks
 from spanhook_backends.structlog.events import EventLog, log_to_program
 from spanhook_backends.structlog.json_lines import write_lines
-from spanhook_backends.structlog.terminal import Terminal
-from spanhook_backends.structlog.waiting import Waiting
+from spanhook_backends.terminal import Terminal
+from spanhook_backends.terminal.waiting import Waiting
 
 
 class StructlogBackend:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import structlog
 
 from spanhook import Signal, Span
-from spanhook_backends.structlog.previews import escape
+from spanhook_backends.terminal.previews import escape
 
 SPAN = "spanhook.span"
 IDENTIFY = "spanhook.identify"

@@ -11,7 +11,7 @@ import structlog
 
 from spanhook_backends.plain_json import as_json
 from spanhook_backends.structlog.events import Event
-from spanhook_backends.structlog.previews import UNSAFE
+from spanhook_backends.terminal.previews import UNSAFE
 
 _stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
 _render = structlog.processors.JSONRenderer(ensure_ascii=False)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from spanhook import Span, Usage
-from spanhook_backends.structlog.lines import Fact
-from spanhook_backends.structlog.previews import Fields, clip, clip_id
+from spanhook_backends.terminal.lines import Fact
+from spanhook_backends.terminal.previews import Fields, clip, clip_id
 
 # What a name stands behind, unless it is that of a module or an interaction, and the style of the name.
 _LABELS = {

@@ -15,8 +15,8 @@ from rich.cells import cell_len
 from structlog_screen import span
 
 from spanhook import Signal, Span, SpanError, Usage
-from spanhook_backends.structlog.terminal import FILE_WIDTH, Terminal
-from spanhook_backends.structlog.waiting import Waiting
+from spanhook_backends.terminal import FILE_WIDTH, Terminal
+from spanhook_backends.terminal.waiting import Waiting
 
 MODEL = "anthropic/claude-sonnet-4-5-20250929"
 EVENT = "01a20293-dd0b-7879-9f25-d43f09f187e2"

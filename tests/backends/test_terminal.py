@@ -18,8 +18,9 @@ from rich.cells import cell_len
 from structlog_screen import Configure, Screen, span
 
 from spanhook import Signal, SpanError, Usage
-from spanhook_backends.structlog import StructlogBackend, facts
-from spanhook_backends.structlog.waiting import Waiting
+from spanhook_backends.structlog import StructlogBackend
+from spanhook_backends.terminal import facts
+from spanhook_backends.terminal.waiting import Waiting
 
 
 def test_what_waits_for_a_root_is_bounded() -> None:

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from spanhook import Signal, Span
-from spanhook_backends.structlog import facts
-from spanhook_backends.structlog.lines import Fact, fit, shortened, wrapped
-from spanhook_backends.structlog.previews import Fields, clip, clip_id, fields
-from spanhook_backends.structlog.waiting import Group
+from spanhook_backends.terminal import facts
+from spanhook_backends.terminal.lines import Fact, fit, shortened, wrapped
+from spanhook_backends.terminal.previews import Fields, clip, clip_id, fields
+from spanhook_backends.terminal.waiting import Group
 
 GUTTER = 8  # the column of durations, right-aligned
 MAX_ERROR_LINES = 3

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from spanhook import Signal, Span
-from spanhook_backends.structlog import tree
-from spanhook_backends.structlog.waiting import Waiting
+from spanhook_backends.terminal import tree
+from spanhook_backends.terminal.waiting import Waiting
 
 UNKNOWN_WIDTH = 80  # of a terminal that does not say
 FILE_WIDTH = 160  # nobody knows where it will be read: wide enough to cut little, and still one line in an editor

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from spanhook import Span
-from spanhook_backends.structlog.previews import slim
+from spanhook_backends.terminal.previews import slim
 
 MAX_WAITING_SPANS = 20_000  # about 30 MB
 MAX_REMEMBERED = 1_000  # traces that were shown already
