@@ -22,6 +22,10 @@ from spanhook.span import Kind, Span, Usage
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
+SHUT_DOWN = (
+    "this tracer was shut down, by shutdown(), at exit, or by a later spanhook.configure(): then use that one's tracer"
+)
+
 _entering = Lock()
 _refused: ContextVar[tuple[_Scope[Any], ...]] = ContextVar("spanhook_refused", default=())  # blocks that run here
 
@@ -77,6 +81,8 @@ class _Scope(ABC, Generic[T]):
         if self in refused:  # a block around this one, or in what started this task, that no longer matters
             _refused.set(tuple(scope for scope in refused if scope is not self))
         if self._source.is_closed:
+            if self._source.owner.settings.tracing.enabled:
+                self._source.guard.refuse(f"tracer.{self.what}", SHUT_DOWN)
             return None
         with self._source.guard("tracer: start of a span"):
             opened = open_span(self._source.innermost())

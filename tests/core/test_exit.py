@@ -176,14 +176,16 @@ def test_a_shutdown_on_a_daemon_thread(run):
 
 
 def test_spans_of_exit_handlers(run):
-    """Of those that run before the tracer's own all is delivered; later ones find it shut down, and nothing breaks."""
+    """Of those that run before the tracer's own all is delivered; later ones find it shut down, which is said."""
     script = """
     atexit.register(lambda: one_span("too late"))
     tracer = configure(Backend())
     atexit.register(lambda: one_span("in time"))
     one_span("a")
     """
-    assert run(script) == (["emit a in time", "shutdown"], [])
+    output, errors = run(script)
+    assert output == ["emit a in time", "shutdown"]
+    assert [line.partition(" (")[0] for line in errors] == ["tracer.span: refused"]
 
 
 def test_the_first_span_of_all_in_an_exit_handler(run, threads_at_exit):

@@ -48,12 +48,13 @@ def test_shutdown_in_the_middle_of_a_call_leaves_nothing_in_dspy() -> None:
 def test_what_still_runs_at_shutdown_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """Calls, interactions and spans of the program's own; not what has ended, and not what is left out by chance."""
     unsampled = tracer_of(Memory(), tracing={"sample_rate": 0.0})
+    with unsampled.span("left out"):
+        assert unsampled.shutdown()
+        assert caplog.messages == []
     tracer = tracer_of(Memory())
     with tracer.span("ended"):
         pass
-    with tracer.interaction(), tracer.span("open"), unsampled.span("left out"):
-        assert unsampled.shutdown()
-        assert caplog.messages == []
+    with tracer.interaction(), tracer.span("open"):
         assert tracer.shutdown()
         assert caplog.messages == ["not delivered: 2 spans that were still running"]
     caplog.clear()
@@ -254,3 +255,28 @@ def test_a_tracer_that_is_replaced_inside_of_its_own_interaction() -> None:
     assert tracer.flush()
     assert [span.inputs["question"] for span in memory.spans if span.kind == "module"] == ["inside", "after"]
     assert spanhook.current_span() is None
+
+
+def test_a_tracer_that_another_configure_replaced_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Two modules of a program call configure: what the first one's tracer is given would be lost in silence."""
+    memory = Memory()
+    first = tracer_of(Memory())
+    second = tracer_of(memory)
+    with first.interaction(user_id="u1"), first.span("mine"), dspy.context(lm=scripted()):
+        Answerer()(question="Why?")
+    with first.interaction(user_id="u2"):
+        pass
+    assert second.flush()
+    assert {span.user_id for span in memory.spans} == {None}
+    assert [message.partition(": ")[0] for message in caplog.messages] == ["tracer.interaction", "tracer.span"]
+    assert all("a later spanhook.configure()" in message for message in caplog.messages)
+    assert sorted(first.stats().errors.values()) == [1, 2]
+
+
+def test_a_tracer_that_is_switched_off_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """With `enabled = false` it is meant to do nothing."""
+    off = tracer_of(Memory(), tracing={"enabled": False})
+    with off.interaction(user_id="u1"), off.span("mine"):
+        pass
+    assert caplog.messages == []
+    assert off.stats().errors == {}
