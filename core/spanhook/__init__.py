@@ -19,12 +19,27 @@ from spanhook.errors import (
     RetryLater,
     SpanhookError,
 )
+from spanhook.guard import warn
+from spanhook.held import attribute_of
 from spanhook.hookspecs import hookimpl
 from spanhook.prediction_events import event_id_of
 from spanhook.processes import without_forks
 from spanhook.propagation import attach, inject
 from spanhook.scopes import Interaction
-from spanhook.span import Call, Facts, RemoteParent, Signal, Span, SpanError, SpanIds, Usage
+from spanhook.span import (
+    Call,
+    Facts,
+    Kind,
+    RemoteParent,
+    Sentiment,
+    Signal,
+    SignalType,
+    Span,
+    SpanError,
+    SpanIds,
+    Trait,
+    Usage,
+)
 from spanhook.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -41,14 +56,17 @@ __all__ = [
     "Facts",
     "InstallError",
     "Interaction",
+    "Kind",
     "PartlyFailed",
     "PluginError",
     "PluginOptions",
     "RedactSettings",
     "RemoteParent",
     "RetryLater",
+    "Sentiment",
     "Settings",
     "Signal",
+    "SignalType",
     "Span",
     "SpanError",
     "SpanIds",
@@ -56,28 +74,32 @@ __all__ = [
     "Stats",
     "Tracer",
     "TracingSettings",
+    "Trait",
     "Usage",
     "__version__",
     "add_trace_ids",
     "attach",
+    "attribute_of",
     "configure",
     "current_span",
     "event_id_of",
     "hookimpl",
     "inject",
+    "warn",
     "without_forks",
 ]
 
 _SETTINGS = frozenset({"DeliverySettings", "PluginOptions", "RedactSettings", "Settings", "TracingSettings"})
 
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of ours
 
-def __getattr__(name: str) -> Any:
-    # pydantic-settings and our models take longer to import than most of the rest, and `configure` needs them first.
-    if name in _SETTINGS:
-        from spanhook.config import settings
+    def __getattr__(name: str) -> Any:
+        # pydantic-settings and our models take longer to import than most of the rest; `configure` needs them first.
+        if name in _SETTINGS:
+            from spanhook.config import settings
 
-        return getattr(settings, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return getattr(settings, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -159,7 +159,17 @@ class _Shield:
 
 
 def warn(message: str, *arguments: object) -> None:
-    """Log a warning, as `say` does."""
+    """Log a warning of a plugin's, on the logger `spanhook`: `spanhook.warn("backend acme: no region %s", region)`.
+
+    Without the secrets that are known by their look. Never raises, whatever the program's log handlers do; on any
+    thread, and no fork comes in the middle of it. `spanhook check` shows it, too.
+
+    Args:
+        message: what to say, with `%s` for each of the arguments.
+        arguments: what may be long, or have anything in it.
+    """
+    if not arguments:  # it may be made of anything, too
+        message, arguments = "%s", (message,)
     say(logging.WARNING, message, *arguments)
 
 

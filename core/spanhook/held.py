@@ -54,8 +54,8 @@ def own(value: Any) -> Mapping[str, Any]:
     return _NOTHING
 
 
-def attribute(value: Any, name: str) -> Any:
-    """What an object has by this name, as far as no code has to run to know; else None.
+def attribute_of(value: Any, name: str) -> Any:
+    """What an object has by this name, as far as none of the program's code has to run to know; else None.
 
     Its own, what a slot holds, what one of pydantic's has beside its fields, or a plain value that its class has.
     """

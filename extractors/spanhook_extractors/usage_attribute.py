@@ -6,8 +6,7 @@ from typing import Any
 
 import dspy
 
-from spanhook import Call, Facts, Usage, hookimpl
-from spanhook.held import attribute
+from spanhook import Call, Facts, Usage, attribute_of, hookimpl
 from spanhook_extractors.usage_dicts import read_usage
 
 _NOTHING: dict[str, Any] = {}
@@ -54,5 +53,5 @@ def _member(value: Any, name: str) -> Any:
     if issubclass(kind, dict):
         return dict.get(value, name)
     if issubclass(kind, dspy.Example):
-        return _member(attribute(value, "_store"), name)
-    return attribute(value, name)
+        return _member(attribute_of(value, "_store"), name)
+    return attribute_of(value, name)

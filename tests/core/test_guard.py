@@ -199,6 +199,15 @@ def test_a_log_handler_that_raises_is_held(monkeypatch):
     assert guard.counts() == {"a: ValueError": 1}
 
 
+@pytest.mark.parametrize("said", [("region eu", "sk-%s" % ("a1B2" * 10)), (f"100% of region eu, sk-{'a1B2' * 10}",)])
+def test_a_plugin_that_warns_tells_no_secret(said, caplog):
+    """As an argument or in the message itself, in which a percent sign is one then."""
+    spanhook.warn(*(("backend acme: no %s, %s", *said) if len(said) == 2 else said))
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("spanhook", "WARNING")
+    assert "region eu, sk-[redacted]" in record.getMessage()
+
+
 def test_an_attempt():
     """A result, or the exception, for its caller to explain."""
     assert attempt(lambda: 5) == (5, None)

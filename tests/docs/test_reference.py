@@ -25,6 +25,8 @@ CALLABLES = {
     "attach": spanhook.attach,
     "inject": spanhook.inject,
     "without_forks": spanhook.without_forks,
+    "attribute_of": spanhook.attribute_of,
+    "warn": spanhook.warn,
     "capture_spans": spanhook.testing.capture_spans,
 }
 TABLES = (

@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from spanhook import Signal
-from spanhook.guard import warn
+from spanhook import Signal, warn
 from spanhook_backends.opik.places import Place
 
 MAX_SCORE = 999_999_999  # Opik refuses what is further from 0, with all else in the request

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
-from spanhook import ConfigError, Signal, Span, TracingSettings, hookimpl
-from spanhook.guard import attempt
-from spanhook.span import Trait
+from spanhook import ConfigError, Signal, Span, TracingSettings, Trait, hookimpl
 from spanhook_backends.bounded import Bounded
+from spanhook_backends.oddities import ODDITIES
 from spanhook_backends.otel.replay import Replay
 from spanhook_backends.otel.spans import Attributes, readable
 from spanhook_backends.otlp import context, signals
@@ -106,13 +106,15 @@ class OTLPBackend:
 
     def _readable(self, span: Span) -> ReadableSpan:
         is_agent = span.kind in ("module", "interaction") and span.span_id in self._agents
-        made, error = attempt(
-            lambda: self._converter.attributes(span, self._traits.get(span.user_id or "", {}), is_agent=is_agent)
-        )
-        content, content_error = attempt(lambda: self._converter.content(span))
-        attributes = {**(made or {}), **(content or {})}
-        if error is not None or content_error is not None:
-            attributes[f"{PREFIX}content_lost"] = True
+        attributes: Attributes = {}
+        for convert in (
+            partial(self._converter.attributes, traits=self._traits.get(span.user_id or "", {}), is_agent=is_agent),
+            self._converter.content,
+        ):
+            try:
+                attributes.update(convert(span))
+            except ODDITIES:  # each for itself: what can be told of a span goes out
+                attributes[f"{PREFIX}content_lost"] = True
         return readable(span, attributes, self._resource, parent_id=span.parent_id)
 
     def _send(self, spans: Sequence[ReadableSpan]) -> None:

@@ -18,7 +18,6 @@ from opentelemetry.trace import (
 )
 
 from spanhook import RemoteParent, SpanIds, hookimpl
-from spanhook.processes import Lock
 from spanhook_backends.bounded import Bounded
 
 # No code of the program, and no client of anything, runs in the others.
@@ -27,7 +26,6 @@ KINDS = ("interaction", "module", "lm", "tool", "evaluate", "compile", "interpre
 MAX_LEFT_BEHIND = 1_000
 # Spans that ended in another context than they began in, and stand there still; calls on any thread add to them.
 _left_behind: Bounded[None] = Bounded(MAX_LEFT_BEHIND)
-_adding = Lock()
 
 
 class _Ours(NonRecordingSpan):
@@ -70,8 +68,7 @@ def leave(span: SpanIds) -> None:
     if isinstance(current, _Ours) and current.span is span:
         otel.attach(current.outside)
     else:
-        with _adding.here:
-            _left_behind.put(span.span_id, None)
+        _left_behind.put(span.span_id, None)
 
 
 @hookimpl

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import uuid
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import NamedTuple
@@ -15,7 +16,6 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 
 from spanhook import Signal, Span
-from spanhook.ids import new_trace_id, trace_id_from
 from spanhook_backends.bounded import Bounded
 from spanhook_backends.otel.spans import SCOPE, Attributes, Value, context_of
 from spanhook_backends.otlp.conventions import SIGNAL_EVENT, Names
@@ -51,12 +51,21 @@ class Places:
 
     def of(self, event_id: str) -> Place:
         """Where an interaction is, this process's or another's; a new trace if its id does not tell."""
-        return self._places.get(event_id) or Place(trace_id_from(event_id) or new_trace_id())
+        return self._places.get(event_id) or Place(_trace_id_from(event_id) or uuid.uuid4().hex)
 
 
 def _has_own_event(span: Span) -> bool:
     """Whether an interaction inside of another may have an event id of its own: it is not the trace's."""
-    return span.kind == "interaction" and trace_id_from(span.event_id) != span.trace_id
+    return span.kind == "interaction" and _trace_id_from(span.event_id) != span.trace_id
+
+
+def _trace_id_from(event_id: str) -> str | None:
+    """The trace that an event id names: one that is a UUIDv7 is a trace id with hyphens."""
+    try:
+        named = uuid.UUID(event_id)
+    except ValueError:
+        return None
+    return named.hex if named.version == 7 else None
 
 
 def as_readable(signal: Signal, place: Place, names: Names, resource: Resource) -> ReadableSpan:

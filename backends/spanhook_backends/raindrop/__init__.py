@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from spanhook import Signal, Span, TracingSettings, hookimpl
-from spanhook.guard import warn
-from spanhook.span import Trait
+from spanhook import Signal, Span, TracingSettings, Trait, hookimpl, warn
 from spanhook_backends.raindrop.delivery import Delivery
 from spanhook_backends.raindrop.event_ids import EventIds
 from spanhook_backends.raindrop.options import RaindropOptions

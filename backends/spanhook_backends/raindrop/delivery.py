@@ -10,8 +10,8 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan
 from raindrop import Raindrop
 
-from spanhook import PartlyFailed, Signal, Span
-from spanhook.guard import attempt, message_of, warn
+from spanhook import PartlyFailed, Signal, Span, warn
+from spanhook_backends.oddities import ODDITIES
 from spanhook_backends.raindrop.event_ids import EventIds
 from spanhook_backends.raindrop.events import event_name, event_of, signal_of, traits_of
 from spanhook_backends.raindrop.options import RaindropOptions
@@ -108,12 +108,13 @@ class Delivery:
         items: list[Item] = []
         for trace in traces:
             for event_id, found in _own_events(trace).items():
-                # A value that nobody thought of must not take the events of others with it.
-                arguments, error = attempt(event_of, found, self._options, self._ids.of(event_id))
-                if error is not None:
-                    said = f"event {event_id} can't be made: {type(error).__name__}: {message_of(error)}"
+                try:
+                    arguments = event_of(found, self._options, self._ids.of(event_id))
+                except ODDITIES as error:  # the events of others go out
+                    said = f"event {event_id} can't be made: {type(error).__name__}: {error}"
                     problems.append(NotDelivered(said, lost=[_holder(trace, found, event_id)]))
-                elif arguments is not None:
+                    continue
+                if arguments is not None:
                     hand_over = partial(_track, arguments)
                     items.append(Item(f"event {arguments['event_id']}", hand_over, _holder(trace, found, event_id)))
         try:

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import spanhook
-from spanhook import Tracer
-from spanhook.span import Sentiment, SignalType, Trait
+from spanhook import Sentiment, SignalType, Tracer, Trait
 from spanhook_backends.raindrop import async_forward
 
 __all__ = ["RaindropDSPy", "create_raindrop_dspy"]

@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from spanhook.snapshot import trim_text
-
 MAX_CHARS = 1_000_000  # of one text, Raindrop's own limit
 MAX_ID_BYTES = 8_192
 
@@ -17,7 +15,7 @@ _encoder = json.JSONEncoder(ensure_ascii=False)
 def text_of(value: Any, max_chars: int = MAX_CHARS) -> str:
     """A string as it is, anything else as JSON; no more than about `max_chars` characters of it."""
     if isinstance(value, str):
-        return trim_text(value, max_chars)
+        return _valid(value if len(value) <= max_chars else _cut(value, max_chars))
     text = _encoder.encode(value)
     return text if len(text) <= max_chars else f"{text[:max_chars]}… [cut]"
 
@@ -53,7 +51,7 @@ def fit(text: str, max_bytes: int) -> str:
     keep = text[:max_bytes]
     while keep and (size := wire_bytes(keep)) > max_bytes:
         keep = keep[: len(keep) * max_bytes // size]
-    return f"{keep}… [{len(text) - len(keep)} more characters]"
+    return _cut(text, len(keep))
 
 
 def fit_both(first: str | None, second: str | None, max_bytes: int) -> tuple[str | None, str | None]:
@@ -67,4 +65,12 @@ def fit_both(first: str | None, second: str | None, max_bytes: int) -> tuple[str
 
 def id_text(value: str) -> str:
     """An id as Raindrop can take it: valid Unicode, and no longer than an id can be."""
-    return fit(value if value.isascii() else value.encode("utf-8", "replace").decode(), MAX_ID_BYTES)
+    return fit(_valid(value), MAX_ID_BYTES)
+
+
+def _cut(text: str, chars: int) -> str:
+    return f"{text[:chars]}… [{len(text) - chars} more characters]"
+
+
+def _valid(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
