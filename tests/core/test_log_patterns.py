@@ -51,7 +51,7 @@ def leave_files(folder: Path) -> None:
     leave(first)
     shutil.copy(files(folder)[0], folder / "1-newer.db")
     with database(folder / "1-newer.db") as newer:
-        newer.execute("PRAGMA user_version = 2")
+        newer.execute("PRAGMA user_version = 99")
     (folder / "1-nonsense.db").write_bytes(b"nonsense" * 1_000)
 
 

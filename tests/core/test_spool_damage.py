@@ -34,6 +34,20 @@ def test_a_damaged_file_is_set_aside_and_said(spool_folder, caplog):
     second.shutdown(WAIT_S)
 
 
+def test_a_file_whose_last_page_is_cut_is_set_aside_and_said(spool_folder, caplog):
+    """SQLite reads what is missing as zeros, without an error. What was before it is delivered."""
+    path = left_behind(spool_folder, *map(str, range(100)))
+    path.write_bytes(path.read_bytes()[: -4096 + 600])
+    memory = Memory()
+    with caplog.at_level(logging.WARNING, "spanhook"):
+        second = spooling(spool_folder, memory)
+        wait_for(lambda: counts(second).accepted)
+        second.shutdown(WAIT_S)
+    assert [span.name for span in memory.spans] == [str(number) for number in range(len(memory.spans))]
+    assert f"{path.name} is damaged" in caplog.text
+    assert files(spool_folder, ".db") == []
+
+
 def test_a_damaged_file_is_set_aside_with_what_sqlite_has_beside_it(spool_folder):
     """Somebody may get more out of it than we do."""
     spool_folder.mkdir()
@@ -52,14 +66,16 @@ def test_a_damaged_file_is_set_aside_with_what_sqlite_has_beside_it(spool_folder
         ("UPDATE items SET body = NULL WHERE id = 2", 2),
         ("UPDATE items SET body = x'00' WHERE id = 3", 2),
         ("UPDATE items SET body = 7 WHERE id = 1", 2),
-        ("UPDATE items SET kind = 9e999 WHERE id = 2", 3),
+        ("UPDATE items SET body = CAST(replace(body, '\"custom\"', '\"module\"') AS BLOB) WHERE id = 2", 2),
+        ("UPDATE items SET kind = 4 WHERE id = 2", 2),
+        ("UPDATE items SET kind = 9e999 WHERE id = 2", 2),
         ("UPDATE items SET time_ns = 'x' WHERE id = 1", 3),
         ("UPDATE items SET time_ns = NULL", 3),
         ("UPDATE items SET time_ns = 9e999", 3),
     ],
 )
 def test_odd_values_in_a_file_cost_their_own_rows_once(spool_folder, change, delivered):
-    """What SQLite reads without an error: each is counted by one start, and no thread ends."""
+    """What SQLite reads without an error, valid JSON too: each is counted by one start, and no thread ends."""
     path = left_behind(spool_folder, "1", "2", "3")
     with database(path) as other:
         other.execute(change)

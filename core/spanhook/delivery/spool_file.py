@@ -93,6 +93,7 @@ class SpoolFile(OwnedFile):
                 file._progress = tables.progress()
                 file.bytes, file.newest = tables.size(), tables.newest()
                 file._waiting = set(file._progress)
+                tables.check()
                 file._tidy(tables)
         except (sqlite3.Error, UnicodeDecodeError) as error:  # what SQLite says may have a piece of the file in it
             if isinstance(error, sqlite3.Error) and not is_damage(error):

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2
 
 _SCHEMA = f"""
 CREATE TABLE items (id INTEGER PRIMARY KEY, kind INTEGER, time_ns INTEGER, body BLOB);
@@ -96,6 +96,16 @@ class Tables:
         """Write how far backends have got."""
         self._db.executemany("UPDATE progress SET done = ? WHERE backend = ?", ((upto, name) for name, upto in done))
 
+    def check(self) -> None:
+        """Look for damage that SQLite would read over: a page of which a part is missing has rows without ids.
+
+        Raises:
+            sqlite3.DatabaseError: it is damaged.
+        """
+        (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(" ".join(str(found).split()))
+
     def progress(self) -> dict[str, tuple[int, int]]:
         """By backend, the kinds of items that it takes and the id up to which it is done."""
         rows = self._db.execute("SELECT backend, kinds, done FROM progress").fetchall()
@@ -108,8 +118,8 @@ class Tables:
         return self._size("id > ?", 0)
 
     def newest(self) -> int:
-        """The id of the last item; 0 if there is none."""
-        return int(self._db.execute("SELECT coalesce(max(id), 0) FROM items").fetchone()[0])
+        """The id of the last item; 0 if there is none. It looks at all: the last one may be damaged, and have none."""
+        return int(self._db.execute("SELECT coalesce(max(+id), 0) FROM items").fetchone()[0])
 
     def kinds_upto(self, upto: int) -> list[tuple[int, int]]:
         """Id and kind of everything up to an id."""
