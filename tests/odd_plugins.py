@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, HttpUrl, SecretStr, field_validator
 
 import spanhook
 
@@ -49,6 +49,38 @@ class Keyed(Plain):
             raise spanhook.ConfigError(["mode: not for port 16", "ODD_REGION: no such region"])
         if options.port == 15:
             BaseModel.model_validate(options.api_key.get_secret_value())
+
+
+class Telling:
+    """Tells its secrets in all that it raises, and what is no secret."""
+
+    class Login(BaseModel):
+        password: SecretStr
+
+    class Options(spanhook.PluginOptions):
+        api_key: str
+        login: Telling.Login
+        url: HttpUrl
+
+    def __init__(self, options: Options) -> None:
+        secrets = f"{options.api_key} {options.login.password.get_secret_value().upper()}"
+        self._said = f"{secrets} is wrong at {options.url}"
+        self.went_down = False
+
+    @spanhook.hookimpl
+    def span_end(self) -> None:
+        raise RuntimeError(self._said)
+
+    @spanhook.hookimpl
+    def emit(self, spans: Sequence[spanhook.Span]) -> None:
+        if not self.went_down:
+            self.went_down = True
+            raise spanhook.RetryLater(self._said, after_s=0.0)
+        raise RuntimeError(self._said)
+
+    @spanhook.hookimpl
+    def shutdown(self, timeout: float) -> None:
+        raise OSError(self._said)
 
 
 class Loose(Plain):

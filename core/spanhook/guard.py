@@ -36,12 +36,14 @@ class Guard:
     Args:
         clean: takes out of what is logged what the user's settings say; on any thread. It may raise.
         content: whether errors' messages may be logged, which may hold the program's content.
+        hide: takes out of what errors say the secrets that plugins were given, and may repeat.
     """
 
-    __slots__ = ("_clean", "_counts", "_lock", "content")
+    __slots__ = ("_clean", "_counts", "_hide", "_lock", "content")
 
-    def __init__(self, clean: Clean = redacted, *, content: bool = True) -> None:
+    def __init__(self, clean: Clean = redacted, *, content: bool = True, hide: Clean = str) -> None:
         self._clean = clean
+        self._hide = hide
         self.content = content
         self._counts: Counter[str] = Counter()
         self._lock = Lock()
@@ -82,7 +84,9 @@ class Guard:
             told = located(error, self.clean if self.content else None)
             self.warn("%s failed; the program goes on (logged once): %s", place, told)
             if self.content:
-                attempt(lambda: self._say(logging.DEBUG, "%s", "".join(traceback.format_exception(error)), keep="\n"))
+                said, _ = attempt(lambda: self._hide("".join(traceback.format_exception(error))))
+                if said:
+                    self._say(logging.DEBUG, "%s", said, keep="\n")
 
     def refuse(self, place: str, reason: str) -> None:
         """Count a value that can't be used; log the first of its kind."""
@@ -94,13 +98,18 @@ class Guard:
         self._say(logging.WARNING, message, *arguments)
 
     def clean(self, value: object) -> str:
-        """What may be logged of it."""
-        text, _ = attempt(lambda: self._clean(str(value)))
+        """What may be logged of what somebody else says: an error, a server."""
+        return self._cleaned(value, self._hide)
+
+    def _cleaned(self, value: object, hide: Clean = str) -> str:
+        text, _ = attempt(lambda: self._clean(hide(str(value))))
         return "<text that could not be checked>" if text is None else text
 
     def _say(self, level: int, message: str, *arguments: object, keep: str = "") -> None:
         if logger.isEnabledFor(level):
-            shown = (argument if isinstance(argument, (int, float)) else self.clean(argument) for argument in arguments)
+            shown = (
+                argument if isinstance(argument, (int, float)) else self._cleaned(argument) for argument in arguments
+            )
             say(level, message, *shown, keep=keep)
 
     def _count(self, key: str) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spanhook import checks, dspy_compat
 from spanhook.active import OpenSpan
 from spanhook.budgets import OverBudget
+from spanhook.config.secrets import hiding
 from spanhook.delivery import timeouts
 from spanhook.delivery.items import TRACE_FULL, Dropped, Item
 from spanhook.delivery.keeping import Keeping
@@ -50,7 +51,8 @@ class Tracer:
     def __init__(self, settings: Settings, plugins: list[Plugin]) -> None:
         self.settings = settings
         content = settings.tracing.capture != "metadata"
-        self._guard = Guard(Redactor(settings.redact, MAX_LOGGED_CHARS, LOG_TIMEOUT_S).text, content=content)
+        clean = Redactor(settings.redact, MAX_LOGGED_CHARS, LOG_TIMEOUT_S).text
+        self._guard = Guard(clean, content=content, hide=hiding(*(plugin.secrets for plugin in plugins)))
         self._rejections = Rejections(self._guard, strict=settings.tracing.strict)
         self._lock = Lock()
         self._closed = self._has_told = False

@@ -102,9 +102,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def odd(site: Path) -> None:
-    """Installs `odd_plugins`: the backends plain, keyed, loose and greedy, and the extractor reader."""
+    """Installs `odd_plugins`: the backends plain, keyed, telling, loose and greedy, and the extractor reader."""
     odd_plugins.closed.clear()
-    names = ("Plain", "Keyed", "Loose", "Greedy")
+    names = ("Plain", "Keyed", "Telling", "Loose", "Greedy")
     backends = "\n".join(f"{name.lower()} = odd_plugins:{name}" for name in names)
     install(site, "odd-plugins", backends=backends, extractors="reader = odd_plugins:Reader")
 

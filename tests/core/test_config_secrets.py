@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, HttpUrl, SecretBytes, SecretStr
 
 import spanhook
+from doubles import one_span
 from spanhook import ConfigError, PluginOptions
 from spanhook.config.secrets import hide, secrets_in
 
@@ -47,6 +49,30 @@ def test_a_secret_in_what_a_constructor_raises_is_in_no_message(problems_of, por
     """A plugin that tells its key, and one whose own validation error would show it."""
     options = {"api_key": SECRET, "port": port}
     assert SECRET not in "".join(problems_of({"tracing": {"backends": ["keyed"]}, "backends": {"keyed": options}}))
+
+
+TELLING = {"api_key": SECRET, "login": {"password": "pass-w0rd"}, "url": "http://acme.test/v1/abc12345"}
+
+
+def test_a_secret_is_in_no_line_of_a_running_tracer(odd, caplog):
+    """Whatever a plugin raises at work, tracebacks included. What is no secret, its address, is told."""
+    caplog.set_level(logging.DEBUG, "spanhook")
+    tracer = spanhook.configure({"tracing": {"backends": ["telling"]}, "backends": {"telling": TELLING}})
+    one_span(tracer)
+    assert tracer.shutdown() is False
+    told = [message for message in caplog.messages if "… … is wrong at http://acme.test/v1/abc12345" in message]
+    places = ["span_end failed", "not reachable", "emit failed", "shutdown failed"]
+    assert [place for place in places if not any(f"backend telling: {place}" in line for line in told)] == []
+    assert SECRET not in caplog.text
+    assert "pass-w0rd" not in caplog.text.lower()
+
+
+def test_a_secret_is_in_no_line_of_a_plugin_that_is_let_go(odd, caplog):
+    """It was made before another one turned out to be wrong."""
+    with pytest.raises(ConfigError):
+        spanhook.configure({"tracing": {"backends": ["telling", "greedy"]}, "backends": {"telling": TELLING}})
+    assert "shutdown failed" in caplog.text
+    assert SECRET not in caplog.text
 
 
 VARIABLES = ["TRACING", "BACKENDS", "BACKENDS__KEYED", "BACKENDS__KEYED__PORT", "BACKENDS__KEYED__MODE", "ZZZ"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import enum
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -32,12 +33,23 @@ def secrets_in(options: Any, model: type[BaseModel] | None = None) -> frozenset[
     return frozenset(text for text in _texts(options, model, is_secret=False) if text.strip())
 
 
+def marked_secrets(options: Any) -> frozenset[str]:
+    """Those of them that are secrets for certain: the values of `SecretStr` objects, and what a name tells of."""
+    return frozenset(text for text in _texts(options, None, is_secret=False, guess=False) if text.strip())
+
+
 def hide(text: str, secrets: Collection[str]) -> str:
     """`text` with `…` in place of every secret, and a mark where one can be told by its look."""
     forms = {form for secret in secrets for form in (secret, secret.strip(), repr(secret)[1:-1], _one_line(secret))}
     if forms:  # the longest first: a shorter one may be a part of it
         text = re.sub("|".join(map(_pattern, sorted(forms, key=len, reverse=True))), "…", text, flags=re.IGNORECASE)
     return redacted(text)
+
+
+def hiding(*secrets: Collection[str]) -> Callable[[str], str]:
+    """A function that does this with all of these; where there are none, with nothing to do."""
+    all_of_them = frozenset().union(*secrets)
+    return partial(hide, secrets=all_of_them) if all_of_them else str
 
 
 def _one_line(text: str) -> str:
@@ -48,22 +60,22 @@ def _pattern(form: str) -> str:
     return re.escape(form) if len(form) >= _ANYWHERE_CHARS else rf"(?<!\w){re.escape(form)}(?!\w)"
 
 
-def _texts(value: Any, model: type[BaseModel] | None, *, is_secret: bool) -> Iterator[str]:
+def _texts(value: Any, model: type[BaseModel] | None, *, is_secret: bool, guess: bool = True) -> Iterator[str]:
     if hasattr(value, "get_secret_value"):
         yield from _texts(value.get_secret_value(), None, is_secret=True)
     elif isinstance(value, BaseModel):
-        yield from _texts(dict(value), type(value), is_secret=is_secret)
+        yield from _texts(dict(value), type(value) if guess else None, is_secret=is_secret, guess=guess)
     elif isinstance(value, Mapping):
         types = _types(model) if model is not None else {}
         for key, below in value.items():
             telling = is_secret_name(str(key)) or not (model is None or (key in types and _is_plain(types[key])))
-            yield from _texts(below, None, is_secret=is_secret or telling)
+            yield from _texts(below, None, is_secret=is_secret or telling, guess=guess)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for below in value:
-            yield from _texts(below, None, is_secret=is_secret)
+            yield from _texts(below, None, is_secret=is_secret, guess=guess)
     elif is_secret and value is not None and not isinstance(value, bool):
         yield value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    elif isinstance(value, str):
+    elif guess and isinstance(value, str):
         yield from _RANDOM.findall(value)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from spanhook.config.files import LoadedConfig
 from spanhook.config.names import did_you_mean
 from spanhook.config.problems import LISTS, TABLES, Places, problem_lines
-from spanhook.config.secrets import hide, secrets_in
+from spanhook.config.secrets import hide, marked_secrets, secrets_in
 from spanhook.config.settings import PluginOptions, listed
 from spanhook.errors import ConfigError, PluginError
 from spanhook.guard import attempt, located
@@ -62,9 +63,10 @@ def create(plugin: Installed, config: LoadedConfig) -> Plugin:
         said = located(error, partial(hide, secrets=secrets))
         raise ConfigError([f"{place}: {plugin.kind} {plugin.name}: {said}"]) from None
     try:
-        return register(plugin.kind, plugin.name, instance)
+        registered = register(plugin.kind, plugin.name, instance)
     except PluginError as problem:
         raise PluginError(hide(str(problem), secrets)) from None
+    return replace(registered, secrets=marked_secrets(available.get("options")))
 
 
 def _called(target: Any, plugin: Installed, available: Mapping[str, Any]) -> tuple[Any, Exception | None]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from spanhook.config.files import LoadedConfig
 from spanhook.config.names import did_you_mean
+from spanhook.config.secrets import hiding
 from spanhook.errors import ConfigError, PluginError
 from spanhook.guard import Guard
 from spanhook.plugins.creation import create
@@ -63,10 +64,9 @@ def load(
 
 def close(plugins: Iterable[Plugin]) -> None:
     """Let plugins go that were created but will not run."""
-    guard = Guard()
     for plugin in plugins:
         if "shutdown" in plugin.hooks:
-            with guard(f"{plugin.label}: shutdown"):
+            with Guard(hide=hiding(plugin.secrets))(f"{plugin.label}: shutdown"):
                 plugin.hooks["shutdown"](0.0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pluggy
@@ -33,6 +33,9 @@ class Plugin:
     deferred_kinds: frozenset[str]  # for which span_end may be called later, on another thread
     sees_span: bool  # whether span_end takes the span
     only_ids: bool  # whether its span_start and span_end look at a span's ids alone, and find nothing
+    secrets: frozenset[str] = field(
+        default=frozenset(), repr=False
+    )  # those among its options: what it raises may repeat them
 
     @property
     def label(self) -> str:
