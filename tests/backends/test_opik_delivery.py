@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -172,13 +173,15 @@ def test_a_server_in_trouble_does_not_keep_a_process(trouble: Any) -> None:
     assert "not delivered: backend opik: 4 not sent in time" in done.stderr
 
 
-def test_nobody_at_the_address_does_not_keep_a_process() -> None:
-    """The same where nothing listens."""
+def test_nobody_at_the_address_does_not_keep_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where nothing listens; and what the SDK has put aside meanwhile does not stay on the disk."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with OpikServer() as server:
         nowhere = settings(server, exit_timeout_s=0.5)
-    done = run(nowhere, "print(answer)")
-    assert (done.returncode, done.stdout) == (0, "Rome\n"), done.stderr
+    done = run(nowhere, "import tempfile; print(answer, tempfile.gettempdir())")
+    assert (done.returncode, done.stdout) == (0, f"Rome {tmp_path}\n"), done.stderr
     assert "not delivered: backend opik: 4 not sent in time" in done.stderr
+    assert list(tmp_path.glob("**/opik*")) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -18,6 +18,8 @@ from spanhook_backends.opik.acks import Acks, Key, watched
 PATIENCE_S = 5  # with a request that hangs, until the tracer has a look; the SDK itself gives up after about 310 s
 LOOK_EVERY_S = 1.0
 QUIET_PINGS = 3  # without an attempt between them; the SDK pings every 10 s
+TIDY_S = 0.3  # for the SDK to remove its temporary files
+TIDIES = "ReplayManager"  # the SDK's thread that does
 
 
 class NotDeliveredError(SpanhookError):
@@ -60,6 +62,7 @@ class Connection:
     def __init__(self, **arguments: Any) -> None:
         self._arguments = arguments
         self._clients: list[sdk.Opik] = []
+        self._tidying: list[threading.Thread] = []
         self._closed = threading.Event()
         self._open()
         # Registered after the SDK's own handler, so it runs before it: that one would wait without end.
@@ -69,11 +72,13 @@ class Connection:
         self._pid = os.getpid()
         self._sent: _Sent | None = None
         self._acks = Acks()
+        others = set(threading.enumerate())
         with watched(self._acks):
             # The SDK shares one connection among clients of equal configuration. The project is named with every
             # record, so this name is never used but to have a connection, and its queue, for ourselves.
             self._client = sdk.Opik(project_name=f"spanhook-{uuid.uuid4()}", **self._arguments)
         self._clients.append(self._client)
+        self._tidying += [one for one in threading.enumerate() if one.name == TIDIES and one not in others]
 
     @property
     def url(self) -> str:
@@ -127,16 +132,20 @@ class Connection:
         raise error
 
     def close(self, timeout_s: float = 0.0) -> None:
-        """Let the SDK's threads go, waiting for them if `timeout_s` is a second at least. A second call is a no-op."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
+        """Let the SDK's threads go, waiting for them if `timeout_s` is a second at least. A second call is a no-op.
+
+        It always waits a moment for the SDK's temporary files, which hold what was not sent: the process may end next.
+        """
+        if not self._closed.is_set():
+            self._closed.set()
+            for client in self._clients:
+                if timeout_s >= 1 and client is self._client and self._pid == os.getpid():
+                    client.end(timeout=int(timeout_s))
+                else:
+                    client.end(flush=False)
+        for thread in self._tidying:
+            thread.join(TIDY_S)
         atexit.unregister(self.close)
-        for client in self._clients:
-            if timeout_s >= 1 and client is self._client and self._pid == os.getpid():
-                client.end(timeout=int(timeout_s))
-            else:
-                client.end(flush=False)
 
 
 def _explain(status: int | None, detail: str, url: str) -> NotDeliveredError:
