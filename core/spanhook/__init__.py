@@ -7,7 +7,7 @@ with tracer.interaction(user_id="u1") as interaction:
 
 from typing import TYPE_CHECKING, Any
 
-from spanhook.configuring import configure
+from spanhook.configuring import configure, read_settings
 from spanhook.current import add_trace_ids, current_span
 from spanhook.delivery.stats import BackendStats, Stats
 from spanhook.errors import (
@@ -85,6 +85,7 @@ __all__ = [
     "event_id_of",
     "hookimpl",
     "inject",
+    "read_settings",
     "warn",
     "without_forks",
 ]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from spanhook.delivery import spool
-from spanhook.errors import InstallError
+from spanhook.errors import ConfigError, InstallError
 from spanhook.printable import printable
 from spanhook.tracer import Tracer
 
@@ -51,6 +51,28 @@ def configure(
     if not loaded.settings.tracing.enabled:
         tracer.shutdown()
     return tracer
+
+
+def read_settings(
+    config: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None, *, problems: list[str] | None = None
+) -> Settings:
+    """The settings that `configure` would use, for a command or a test that looks at them; nothing is configured.
+
+    Args:
+        config: as for `configure`.
+        problems: takes what is wrong, a line each, in place of an exception; the defaults stand where it is.
+
+    Raises:
+        ConfigError: with every problem. The options of plugins are for the plugins to check.
+    """
+    from spanhook.config import files
+
+    loaded = files.read(config)
+    if problems is not None:
+        problems += loaded.problems
+    elif loaded.problems:
+        raise ConfigError(loaded.problems)
+    return loaded.settings
 
 
 def prepare(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TextIO
 
 from rich.console import Console
@@ -29,23 +29,29 @@ class Terminal:
         self._console = _console(stream)
         self._layout = tree.Layout(self._console, show_adapters=show_adapters, max_children=max_children)
 
-    def emit(self, spans: Sequence[Span]) -> None:
+    def emit(self, spans: Iterable[Span]) -> None:
         """Show the traces that are complete with these spans."""
-        self._print(self._layout.trace(group) for group in self._waiting.add(spans))
+        self.show(self._layout.trace(group) for group in self._waiting.add(spans))
 
     def show_unfinished(self) -> None:
         """Show what has ended of traces that still run."""
-        self._print(self._layout.trace(group) for group in self._waiting.unfinished())
+        self.show(self._layout.trace(group) for group in self._waiting.unfinished())
 
     def identify(self, user_id: str, traits: Mapping[str, object]) -> None:
         """Show what the program said of a user."""
-        self._print([self._layout.identity(user_id, traits)])
+        self.show([self._layout.identity(user_id, traits)])
 
     def track_signal(self, signal: Signal) -> None:
         """Show a user's feedback."""
-        self._print([self._layout.signal(signal)])
+        self.show([self._layout.signal(signal)])
 
-    def _print(self, blocks: Iterable[Text]) -> None:
+    @property
+    def width(self) -> int:
+        """In cells."""
+        return self._console.width
+
+    def show(self, blocks: Iterable[Text]) -> None:
+        """Write texts, each on lines of its own."""
         with self._console.capture() as captured:
             for block in blocks:
                 if block:

@@ -10,13 +10,13 @@ from typing import Any, Literal
 from spanhook.errors import PluginError
 from spanhook.guard import attempt, describe
 
-PluginKind = Literal["extractor", "backend"]
-KINDS: tuple[PluginKind, ...] = ("extractor", "backend")
+PluginKind = Literal["extractor", "backend", "command"]
+KINDS: tuple[PluginKind, ...] = ("extractor", "backend")  # that a configuration chooses
 _NOT_NORMAL = re.compile(r"[-_.]+")
 
 
 def group_of(kind: PluginKind) -> str:
-    """The entry-point group of a kind: `spanhook.extractors` or `spanhook.backends`."""
+    """The entry-point group of a kind: `spanhook.extractors` for example."""
     return f"spanhook.{kind}s"
 
 
