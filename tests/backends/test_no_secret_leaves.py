@@ -170,8 +170,8 @@ def raindrop_texts(server: RaindropServer) -> str:
 
 @pytest.mark.timeout(300)
 def test_no_secret_gets_out(tmp_path, capsys, caplog):
-    """Of 5,000: neither to the terminal, to the program's log, to Raindrop, to Opik, by OTLP, to a backend of someone
-    else's, to a test, nor into our own log lines.
+    """Of 5,000: neither to the terminal, to the program's log, to Raindrop, to Opik, by OTLP, to a file, to a backend
+    of someone else's, to a test, nor into our own log lines.
     """
     caplog.set_level(logging.DEBUG, "spanhook")
     deal = Dealer(20240501)
@@ -187,11 +187,15 @@ def test_no_secret_gets_out(tmp_path, capsys, caplog):
     with stack, structlog.testing.capture_logs() as events:
         tracer = spanhook.configure(
             {
-                "tracing": {"backends": ["opik", "raindrop", "otlp"], "extractors": ["history", "usage_attribute"]},
+                "tracing": {
+                    "backends": ["opik", "raindrop", "otlp", "local"],
+                    "extractors": ["history", "usage_attribute"],
+                },
                 "backends": {
                     "opik": options(opik),
                     "raindrop": {**raindrop.options, "tracing_enabled": True},
                     "otlp": receiver.options,
+                    "local": {"path": str(tmp_path / "traces.db")},
                 },
             },
             plugins=plugins,
@@ -206,6 +210,7 @@ def test_no_secret_gets_out(tmp_path, capsys, caplog):
         "opik": json.dumps([request.items for request in opik.requests]),
         "raindrop": raindrop_texts(raindrop),
         "otlp": repr(receiver.requests),
+        "local": (tmp_path / "traces.db").read_bytes().decode("utf-8", "replace"),
         "another backend": repr([span.to_dict() for span in memory.spans]) + repr([memory.signals, memory.identities]),
         "capture_spans": repr([span.to_dict() for span in captured]),
         "our log": "\n".join(record.getMessage() for record in caplog.records),

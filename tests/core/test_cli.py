@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,7 +143,7 @@ def test_help_shows_whole_sentences() -> None:
     """Of each command."""
     result = CliRunner().invoke(main, ["--help"], terminal_width=80)
     commands = result.output.partition("Commands:\n")[2].splitlines()
-    assert len(commands) == 3
+    assert len(commands) == 5
     assert all(line.endswith(".") and not line.endswith("...") for line in commands)
 
 
@@ -233,3 +234,43 @@ def test_the_command_line_gives_a_terminal_no_orders(elsewhere: Path) -> None:
         output = run(command).output
         assert r"a\x1b]0;title\x07b\x9b2J\u202ec\rd: unknown option" in output
         assert not {"\x1b", "\x07", "\x9b", "\u202e", "\r"} & set(output)
+
+
+@pytest.fixture
+def commands(acme: Path) -> Path:
+    """It has subcommands: one that works, one that can't be imported, one that is none, one with a name of ours."""
+    places = {"greet": "commands", "lost": "nowhere", "number": "commands", "check": "commands"}
+    points = [f"{name} = acme_traces_plugin.{module}:{name}\n" for name, module in places.items()]
+    (acme / "acme_traces-1.0.dist-info" / "entry_points.txt").write_text("[spanhook.commands]\n" + "".join(points))
+    (acme / "acme_traces_plugin").mkdir()
+    (acme / "acme_traces_plugin" / "commands.py").write_text(
+        "import click\n\n@click.command()\n@click.argument('name')\ndef greet(name):\n"
+        "    'Greet somebody.'\n    click.echo(f'Hello {name}')\n\nnumber = 1\ncheck = greet\n"
+    )
+    return acme
+
+
+def test_a_plugin_s_command_is_one_of_spanhook_s(commands: Path) -> None:
+    """In the help, with its arguments; one of our own names stays ours."""
+    assert "greet    Greet somebody." in run("--help").output
+    assert run("greet", "Ada").output == "Hello Ada\n"
+    assert "defaults" in run("check").output
+
+
+@pytest.mark.parametrize(("name", "why"), [("lost", "No module named"), ("number", "is no click command")])
+def test_a_command_that_cannot_be_used_says_why(commands: Path, name: str, why: str) -> None:
+    """And spoils neither the help nor the others."""
+    help_text = run("--help")
+    assert help_text.exit_code == 0
+    assert re.search(rf"{name} +Can't be used here", help_text.output)
+    result = run(name)
+    assert result.exit_code == 1
+    assert why in result.output
+    assert "distribution acme-traces 1.0" in result.output
+
+
+def test_an_unknown_command_is_a_wrong_one() -> None:
+    """As with every command line."""
+    result = run("nope")
+    assert result.exit_code == 2
+    assert "No such command 'nope'" in result.output

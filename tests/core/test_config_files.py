@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import spanhook
+from spanhook import ConfigError
 from spanhook.config.files import read
 
 SERVICE = "[tracing]\nservice = 'named'\n"
@@ -109,3 +110,18 @@ def test_a_pyproject_that_was_meant_for_us_and_is_wrong(problems_of: Any, text: 
     Path("pyproject.toml").write_text(text, encoding="utf-8")
     (found,) = problems_of()
     assert found.startswith(problem)
+
+
+def test_settings_can_be_read_without_a_tracer(tmp_path: Path) -> None:
+    """As `configure` would use them, with every problem in one error, or in a list beside what is right."""
+    file = tmp_path / "tracing.toml"
+    file.write_text('[tracing]\nservice = "bot"\nsample_rate = 2\n[backends.x]\nkey = "${NOT_SET_ANYWHERE}"\nn = 1\n')
+    with pytest.raises(ConfigError) as caught:
+        spanhook.read_settings(file)
+    problems: list[str] = []
+    settings = spanhook.read_settings(problems=problems)
+    assert problems == list(caught.value.problems)
+    assert len(problems) == 2
+    assert (settings.tracing.service, settings.tracing.sample_rate) == ("bot", 1.0)
+    assert settings.backends["x"]["n"] == 1
+    assert spanhook.current_span() is None

@@ -7,11 +7,13 @@ from dataclasses import fields
 from importlib.metadata import distribution
 from pathlib import Path
 
+import click
 import pytest
 from pydantic import BaseModel
 
 import spanhook
 import spanhook.testing
+from spanhook.cli import main
 from spanhook.hookspecs import BACKEND_HOOKS, EXTRACTOR_HOOKS, HookSpecs
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -24,6 +26,7 @@ CALLABLES = {
     "add_trace_ids": spanhook.add_trace_ids,
     "attach": spanhook.attach,
     "inject": spanhook.inject,
+    "read_settings": spanhook.read_settings,
     "without_forks": spanhook.without_forks,
     "attribute_of": spanhook.attribute_of,
     "warn": spanhook.warn,
@@ -62,7 +65,7 @@ def _toml(value: object) -> str:
         return f"`[{', '.join(_toml(item).strip('`') for item in value)}]`"
     if isinstance(value, BaseModel):  # an option that is on, with details of its own
         return "`true`"
-    text = f'"{value}"' if isinstance(value, str) else str(value).lower()
+    text = f'"{value}"' if isinstance(value, (str, Path)) else str(value).lower()
     return f"`{text}`"
 
 
@@ -133,7 +136,7 @@ def test_every_option_is_documented_with_its_default(section):
 
 @pytest.mark.parametrize(
     "point",
-    [p for p in distribution("spanhook").entry_points if p.group.startswith("spanhook.")],
+    [p for p in distribution("spanhook").entry_points if p.group in ("spanhook.backends", "spanhook.extractors")],
     ids=lambda point: f"{point.group.removeprefix('spanhook.')}-{point.name}",
 )
 def test_every_plugin_is_documented_with_its_options(point):
@@ -150,3 +153,13 @@ def test_every_plugin_is_documented_with_its_options(point):
     for (name, shown), (_, field) in zip(rows, expected, strict=True):
         default = "required" if field.is_required() else _toml(field.get_default(call_default_factory=True))
         assert shown == default, name
+
+
+@pytest.mark.parametrize("name", main.list_commands(click.Context(main)))
+def test_every_command_is_documented_with_its_options(name):
+    """Those of plugins of ours, too."""
+    section = _section("command-line", f"spanhook {name}")
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    options = [p.opts[0] for p in command.params if isinstance(p, click.Option)]
+    assert [option for option in options if f"`{option}" not in section and f"{option}\n" not in section] == []
