@@ -250,7 +250,7 @@ class Tracer:
             if self._has_told:
                 return
             self._has_told = True
-            if lost := lost_line(self._pipeline.stats(), self._open_spans):
+            if lost := lost_line(self._pipeline.stats(), self._pipeline.held_back(), self._open_spans):
                 warn("not delivered: %s", lost)
 
     def stats(self) -> Stats:

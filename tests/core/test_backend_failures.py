@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import spanhook
 from doubles import Gate, Memory, counts, one_span, tracer_of, wait_for
 from spanhook import BackendStats
 from threads import end_of
@@ -55,6 +56,43 @@ def test_a_backend_that_blocks_delays_no_other(caplog):
     assert len(free.spans) == 2
     assert free.hooks[-2:] == ["flush", "shutdown"]
     assert counts(tracer) == BackendStats(accepted=2, queued=2)
+    gate.open()
+    end_of("spanhook-a")
+
+
+def _refuse(_: float) -> None:
+    raise OSError("gone")
+
+
+ENDS = {
+    "False": (lambda _: False, "its {hook} was not sure of all"),
+    "an exception": (_refuse, "its {hook} failed"),
+}
+
+
+@pytest.mark.parametrize("hook", ["flush", "shutdown"])
+@pytest.mark.parametrize(("end", "told"), ENDS.values(), ids=ENDS)
+def test_a_backend_that_ends_unsure_of_what_it_took_is_told_of(hook, end, told, caplog):
+    """At the exit nobody sees what `shutdown` returns, and the counts know of nothing that is missing."""
+    plugin = type("Plugin", (Memory,), {hook: spanhook.hookimpl(lambda self, timeout: end(timeout))})()
+    tracer = tracer_of(plugin, Memory())
+    one_span(tracer)
+    assert tracer.flush() is (hook == "shutdown")
+    assert not any("not delivered" in message for message in caplog.messages), "a flush tells its caller"
+    assert tracer.shutdown() is False
+    assert caplog.messages[-1] == f"not delivered: backend a: {told.format(hook=hook)}"
+    assert counts(tracer) == BackendStats(accepted=1, delivered=1)
+
+
+@pytest.mark.parametrize("hook", ["flush", "shutdown"])
+def test_a_backend_that_does_not_end_is_told_of(hook, caplog):
+    """It may hold what it has taken."""
+    gate = Gate()
+    plugin = type("Plugin", (Memory,), {hook: spanhook.hookimpl(lambda self, timeout: gate(timeout))})()
+    tracer = tracer_of(plugin)
+    one_span(tracer)
+    assert tracer.shutdown(0.2) is False
+    assert caplog.messages == [f"not delivered: backend a: its {hook} has not ended"]
     gate.open()
     end_of("spanhook-a")
 

@@ -172,6 +172,10 @@ class Pipeline:
             for name, stats in counted.items()
         }
 
+    def held_back(self) -> Mapping[str, str]:
+        """By backend, in words, what it may hold back of what it has taken; empty for nothing."""
+        return {name: worker.held_back() for name, worker in self._workers.items()}
+
     def _barrier(self, timeout_s: float, *, closing: bool, patient: bool) -> Barrier:
         told = {name: worker.lost_told for name, worker in self._workers.items()}
         return Barrier(told, timeout_s, closing=closing, patient=patient)

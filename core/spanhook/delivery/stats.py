@@ -33,9 +33,16 @@ class BackendStats:
         return ", ".join(parts)
 
 
-def lost_line(backends: Mapping[str, BackendStats], still_running: int) -> str:
-    """What did not arrive, for each backend; empty if nothing was lost. `still_running`: spans that have not ended."""
-    lost = [f"backend {name}: {what}" for name, stats in backends.items() if (what := stats.lost())]
+def lost_line(backends: Mapping[str, BackendStats], held_back: Mapping[str, str], still_running: int) -> str:
+    """What did not arrive, for each backend; empty if nothing was lost.
+
+    Args:
+        backends: the counts of each.
+        held_back: what each may hold back of what it has taken, in words.
+        still_running: spans that have not ended.
+    """
+    told = {name: [what for what in (stats.lost(), held_back[name]) if what] for name, stats in backends.items()}
+    lost = [f"backend {name}: {', '.join(parts)}" for name, parts in told.items() if parts]
     if still_running:
         lost.append(f"{still_running} span{'s that were' if still_running > 1 else ' that was'} still running")
     return "; ".join(lost)

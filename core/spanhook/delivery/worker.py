@@ -56,6 +56,8 @@ class Worker:
         self._closing = Bell()
         self._gave_up = False
         self._closed = False
+        self._inside = ""  # the hook, of flush and shutdown, that runs
+        self._end: list[str] = []  # what these two said of what the backend had taken, when the tracer closed
         self._thread: threading.Thread | None = None
 
     def put(self, entries: Sequence[Entry]) -> None:
@@ -142,6 +144,12 @@ class Worker:
         """The counts of this moment."""
         with self._lock:
             return self._counts.stats(self._queue.left + len(self._in_flight), self._queue.spooled(self._in_flight))
+
+    def held_back(self) -> str:
+        """One phrase on what the backend had taken and may not have delivered; empty if it said that it has."""
+        if not self._counts.delivered:
+            return ""
+        return ", ".join([*self._end, *([f"its {self._inside} has not ended"] if self._inside else ())])
 
     def _lose(self, reason: str, number: int) -> None:
         if number:
@@ -250,9 +258,14 @@ class Worker:
             if implementation is not None:
                 shield = self._guard(f"{self._plugin.label}: {hook}", everything=True)
                 answer = None
+                self._inside = hook
                 with shield:
                     answer = implementation(barrier.remaining_s())
-                delivered = delivered and answer is not False and not shield.failed
+                if shield.failed or answer is False:
+                    delivered = False
+                    if barrier.closing:
+                        self._end.append(f"its {hook} failed" if shield.failed else f"its {hook} was not sure of all")
+                self._inside = ""
         if barrier.closing:
             self._closed = True
         barrier.answer(delivered)
