@@ -207,6 +207,8 @@ def test_a_plugin_may_report_problems_of_its_own(problems_of):
         ({"spanhook_tracing__strict": "perhaps"}, "spanhook_tracing__strict: must be true or false"),
         ({"SPANHOOK_BACKENDS": '["plain"]'},
          "SPANHOOK_BACKENDS: the list belongs into [tracing]; [backends.NAME] has the options of one"),
+        ({"SPANHOOK_BACKENDS": "plain"},
+         "SPANHOOK_BACKENDS: not valid JSON; the list of names is SPANHOOK_TRACING__BACKENDS"),
         ({"SPANHOOK_TRACING__STRCT": "1"}, "SPANHOOK_TRACING__STRCT: unknown option (did you mean 'strict'?)"),
         ({"SPANHOOK_TRACING__SAMPLE_RATE": "often"},
          "SPANHOOK_TRACING__SAMPLE_RATE: must be a number"),

@@ -56,7 +56,9 @@ def read_environment(problems: list[str]) -> dict[str, Any]:
         elif len(path) == 1:
             table = _json(text)
             if table is None:
-                problems.append(f"{name}: not valid JSON; better give each option a variable of its own")
+                listed = f"the list of names is {variable_for(('tracing', section))}" if section in _TABLES else ""
+                better = listed or "better give each option a variable of its own"
+                problems.append(f"{name}: not valid JSON; {better}")
             else:
                 found[section] = table
         else:
