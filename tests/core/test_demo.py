@@ -17,7 +17,7 @@ DEAD_PROXY = "http://127.0.0.1:9"
 OF_LITELLM = re.compile(r"Exception ignored in: <function LiteLLM.*\n(?:.*\n)*?TypeError: .*\n")
 
 
-def run_demo(cache: Path, *options: str, before: str = "") -> str:
+def run_demo(cache: Path, *options: str, before: str = "", **variables: str) -> str:
     """What `spanhook demo` prints where every way out is closed; it must succeed and complain of nothing."""
     done = subprocess.run(
         [sys.executable, "-c", f"{before}\n{RUN}", "demo", *options],
@@ -29,6 +29,7 @@ def run_demo(cache: Path, *options: str, before: str = "") -> str:
             "HTTPS_PROXY": DEAD_PROXY,
             "COLUMNS": "200",
             "PYTHONIOENCODING": "utf-8",
+            **variables,
         },
         capture_output=True,
         encoding="utf-8",
@@ -66,6 +67,12 @@ def test_demo_traces_a_program_with_a_scripted_lm(tmp_path: Path) -> None:
     output = run_demo(tmp_path, "--scripted")
     assert "scripted LM" in steps_of(output)[0]
     check_traces(output, "scripted-lm")
+
+
+@pytest.mark.parametrize("variable", ["SPANHOOK_TRACING__ENABLED", "SPANHOOK_TRACING__SAMPLE_RATE", "SPANHOOK_WRONG"])
+def test_what_is_set_for_other_programs_changes_no_demo(tmp_path: Path, variable: str) -> None:
+    """A shell that switches tracing off for tests, or names a variable that is none, still sees the demo's traces."""
+    check_traces(run_demo(tmp_path, "--scripted", **{variable: "0"}), "scripted-lm")
 
 
 def test_each_demo_starts_with_an_empty_cache(tmp_path: Path) -> None:

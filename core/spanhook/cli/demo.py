@@ -15,6 +15,7 @@ from rich.console import Console
 import spanhook
 from spanhook.cli import demo_program
 from spanhook.cli.demo_model import INSTALL_COMMANDS, DemoModel, ModelUnavailableError, real_model, scripted_model
+from spanhook.config.environment import option_variables
 from spanhook.printable import printable
 
 QUESTION = "Where is order 17?"
@@ -30,6 +31,8 @@ def demo(scripted: bool) -> None:
     """Trace a DSPy program that calls a small real model on this machine: no key, no network."""
     started = time.monotonic()
     _stay_on_this_machine()
+    for variable in option_variables().values():  # they are for the user's own program, and may switch tracing off
+        del os.environ[variable]
     logging.getLogger("dspy").setLevel(logging.ERROR)  # it would warn of the failure that is made on purpose
     with ExitStack() as stack:
         model = _serve(stack, scripted)
