@@ -191,8 +191,10 @@ def say(level: int, message: str, *arguments: object, keep: str = "") -> None:
 
     def log() -> None:
         shown = [a if isinstance(a, (int, float)) else printable(redacted(str(a)), keep=keep) for a in arguments]
+        # Where a program has no logging, Python prints the message alone, and nobody would know whose it is.
+        said = message if logger.hasHandlers() else f"spanhook: {message}"
         with without_forks():
-            logger.log(level, message, *shown)
+            logger.log(level, said, *shown)
 
     if logger.isEnabledFor(level):
         attempt(log)

@@ -274,3 +274,9 @@ def test_an_unknown_command_is_a_wrong_one() -> None:
     result = run("nope")
     assert result.exit_code == 2
     assert "No such command 'nope'" in result.output
+
+
+def test_the_module_is_the_command() -> None:
+    """For those who have no `spanhook` on their path."""
+    done = subprocess.run([sys.executable, "-m", "spanhook", "--help"], capture_output=True, text=True, check=True)
+    assert "python -m spanhook [OPTIONS] COMMAND" in done.stdout

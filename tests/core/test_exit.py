@@ -149,7 +149,7 @@ def test_a_backend_that_hangs_holds_the_exit_up_no_longer_than_its_timeout(run):
     one_span("a")
     one_span("b")
     """
-    assert run(script) == (["emit a b", "shutdown"], ["not delivered: backend stuck: 2 not sent in time"])
+    assert run(script) == (["emit a b", "shutdown"], ["spanhook: not delivered: backend stuck: 2 not sent in time"])
 
 
 @pytest.mark.parametrize("span", ["one_span('a')", ""])
@@ -173,7 +173,7 @@ def test_a_shutdown_on_a_daemon_thread(run):
     """
     output, errors = run(script)
     assert output == []
-    assert errors[-1] == "not delivered: backend it: 1 not sent in time"
+    assert errors[-1] == "spanhook: not delivered: backend it: 1 not sent in time"
 
 
 def test_spans_of_exit_handlers(run):
@@ -186,7 +186,7 @@ def test_spans_of_exit_handlers(run):
     """
     output, errors = run(script)
     assert output == ["emit a in time", "shutdown"]
-    assert [line.partition(" (")[0] for line in errors] == ["tracer.span: refused"]
+    assert [line.partition(" (")[0] for line in errors] == ["spanhook: tracer.span: refused"]
 
 
 def test_the_first_span_of_all_in_an_exit_handler(run, threads_at_exit):
@@ -200,7 +200,7 @@ def test_the_first_span_of_all_in_an_exit_handler(run, threads_at_exit):
         assert (output, errors) == (["emit a", "shutdown"], [])
     else:
         assert output == ["shutdown"]
-        assert errors[-1] == "not delivered: backend it: 1 dropped (no thread)"
+        assert errors[-1] == "spanhook: not delivered: backend it: 1 dropped (no thread)"
         assert not any("Traceback" in line for line in errors)
 
 

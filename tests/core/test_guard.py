@@ -7,6 +7,8 @@ import gc
 import logging
 import re
 import signal
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -314,3 +316,14 @@ def test_an_exit_by_a_signal_during_such_code_is_the_program_s():
             probe(lambda: signal.raise_signal(signal.SIGTERM))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("before", "shown"),
+    [("pass", "spanhook: it is late"), ("logging.basicConfig()", "WARNING:spanhook:it is late")],
+)
+def test_a_line_says_whose_it_is(before: str, shown: str) -> None:
+    """Where the program has set up no logging, Python prints the message alone."""
+    script = f"import logging; from spanhook.guard import warn; {before}; warn('it is %s', 'late')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == [shown]
