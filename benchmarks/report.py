@@ -14,6 +14,7 @@ from typing import Any
 MODES = (
     "spanhook: structlog",
     "spanhook: structlog, no adapter spans",
+    "spanhook: local",
     "spanhook: otlp",
     "spanhook: raindrop",
     "spanhook: opik",

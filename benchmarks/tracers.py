@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -58,15 +59,22 @@ def spanhook_with(*backends: str, **tracing: object) -> Callable[[str], Mode]:
     def start(sink: str) -> Mode:
         import spanhook
 
+        folder = tempfile.TemporaryDirectory(prefix="spanhook-bench-")
         options = {
             "structlog": {"format": "json"},
             "otlp": {"endpoint": sink},
             "raindrop": {"api_key": "key", "endpoint": sink + "/v1/"},
+            "local": {"path": f"{folder.name}/traces.db"},
             "opik": {"api_key": "key", "host": sink + "/api", "workspace": "default", "project_name": "bench"},
         }
         chosen = {"backends": list(backends), **tracing}
         tracer = spanhook.configure({"tracing": chosen, "backends": {name: options[name] for name in backends}})
-        return Mode((tracer.callback,), flush=lambda: tracer.flush(30.0), close=lambda: tracer.shutdown(30.0))
+
+        def close() -> None:
+            tracer.shutdown(30.0)
+            folder.cleanup()
+
+        return Mode((tracer.callback,), flush=lambda: tracer.flush(30.0), close=close)
 
     return start
 
@@ -157,6 +165,7 @@ MODES: dict[str, Callable[[str], Mode]] = {
     "floor": floor,
     "spanhook: structlog": spanhook_with("structlog"),
     "spanhook: structlog, no adapter spans": spanhook_with("structlog", adapter_spans=False),
+    "spanhook: local": spanhook_with("local"),
     "spanhook: otlp": spanhook_with("otlp"),
     "spanhook: raindrop": spanhook_with("raindrop"),
     "spanhook: opik": spanhook_with("opik"),
