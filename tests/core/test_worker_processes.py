@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
 from processes import MARKS
 
 pytestmark = MARKS
+WORK = """
+from traced import *
+import dspy
+from dspy.utils.dummies import DummyLM
+
+tracer = configure(interval_s=60)
+
+def work(number):
+    with dspy.context(lm=DummyLM([{"answer": "a"}])), tracer.span(f"worker {number}"):
+        dspy.Predict("question -> answer")(question="Why?")
+"""
 POOLS = {
     "process": """
         with_context = multiprocessing.get_context(METHOD)
@@ -41,10 +49,11 @@ POOLS = {
     [("fork", pool) for pool in POOLS] + [("spawn", "process"), ("spawn", "executor"), ("forkserver", "pool")],
 )
 def test_multiprocessing(program, receiver, method, pool):
-    """Workers of every kind, which end without Python's exit handlers: all that they made arrives, and the parent's."""
-    program.write(
-        "work", "from traced import *\ntracer = configure(interval_s=60)\ndef work(n): one_span(tracer, f'worker {n}')"
-    )
+    """Workers of every kind, which end without Python's exit handlers: all that they made arrives, and the parent's.
+
+    DSPy's calls, too: a forked worker has the parent's tracer, a spawned one that of the module that it imports.
+    """
+    program.write("work", WORK)
     script = f"""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -56,7 +65,8 @@ def test_multiprocessing(program, receiver, method, pool):
         {textwrap.indent(textwrap.dedent(POOLS[pool]), " " * 8)}
     """
     program.run(script)
-    assert receiver.names() == ["parent", "worker 0", "worker 1", "worker 2"]
+    of_each = ["ChatAdapter.format", "ChatAdapter.parse", "DummyLM", "Predict"]
+    assert receiver.names() == sorted([*of_each * 3, "parent", "worker 0", "worker 1", "worker 2"])
 
 
 def test_a_worker_that_uses_os_fork(program, receiver):
@@ -74,44 +84,3 @@ def test_a_worker_that_uses_os_fork(program, receiver):
     os.wait()
     """)
     assert receiver.names() == ["child", "grandchild", "parent"]
-
-
-WORKERS = """
-import multiprocessing, sys
-from concurrent.futures import ProcessPoolExecutor
-import dspy, spanhook
-from dspy.utils.dummies import DummyLM
-
-class ToFile:
-    @spanhook.hookimpl
-    def emit(self, spans):
-        with open(sys.argv[1], "a") as file:
-            file.writelines(f"{span.kind}\\n" for span in spans)
-
-def trace():
-    spanhook.configure({"tracing": {"backends": []}}, plugins={"file": ToFile()})
-
-def work(number):
-    if spanhook.current_span() is None and not dspy.settings.callbacks:
-        trace()  # a spawned worker starts with nothing
-    with dspy.context(lm=DummyLM([{"answer": "a"}])):
-        dspy.Predict("question -> answer")(question=str(number))
-
-if __name__ == "__main__":
-    trace()
-    context = multiprocessing.get_context(sys.argv[2])
-    process = context.Process(target=work, args=(0,))
-    process.start()
-    process.join()
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
-        list(pool.map(work, range(4)))
-"""
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_multiprocessing_deliver_their_spans(tmp_path: Path, method: str) -> None:
-    """DSPy's calls, with a tracer of the parent's where they are forked: every span of theirs arrives, once."""
-    script, out = tmp_path / "workers.py", tmp_path / "spans"
-    script.write_text(WORKERS)
-    subprocess.run([sys.executable, script, out, method], check=True, timeout=100, capture_output=True)
-    assert sorted(out.read_text().split()) == sorted(["adapter_format", "lm", "adapter_parse", "module"] * 5)
