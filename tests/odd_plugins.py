@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, HttpUrl, SecretStr, field_validator
+from pydantic import AliasChoices, BaseModel, Field, HttpUrl, SecretStr, field_validator
 
 import spanhook
 
@@ -86,8 +86,20 @@ class Telling:
 class Loose(Plain):
     """Its options are a plain model, which pydantic would let ignore what it doesn't know."""
 
+    class Retry(BaseModel):
+        tries: int = 1
+        codes: list[int] = []
+
+    class Step(spanhook.PluginOptions):
+        size: int = Field(default=1, alias="Size")
+
     class Options(BaseModel):
-        level: int = 1
+        level: int = Field(default=1, validation_alias=AliasChoices("level", "depth"))
+        retry: Loose.Retry | None = None
+        steps: list[Loose.Step] = []
+        by_name: Annotated[dict[str, Loose.Retry], Field(default={})]
+        free: dict[str, Any] = {}
+        either: Loose.Retry | dict[str, int] = {}
 
 
 class Greedy(Plain):

@@ -152,6 +152,40 @@ def test_one_problem(problems_of, text, problem):
     assert problems_of(write(text)) == [f"tracing.toml: {problem}"]
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"retry": {"trys": 3}}, "retry.trys: unknown option (did you mean 'tries'?)"),
+        ({"steps": [{"Size": 1}, {"Siez": 2}]}, "steps.1.Siez: unknown option (did you mean 'Size'?)"),
+        ({"by_name": {"a": {"code": [1]}}}, "by_name.a.code: unknown option (did you mean 'codes'?)"),
+        ({"dpth": 1}, "dpth: unknown option (did you mean 'depth'?)"),
+    ],
+)
+def test_a_misspelt_option_in_a_table_of_a_plugins(problems_of, options, problem):
+    """Models that let pydantic pass over what they don't know, at any depth, are no excuse for silence."""
+    config = {"tracing": {"backends": ["loose"]}, "backends": {"loose": options}}
+    assert problems_of(config) == [f"configure(): backends.loose.{problem}"]
+
+
+def test_a_misspelt_variable_of_a_table_of_a_plugins(problems_of, monkeypatch):
+    """It is not ignored in silence."""
+    monkeypatch.setenv("SPANHOOK_BACKENDS__LOOSE__RETRY__TRYS", "3")
+    (problem,) = problems_of({"tracing": {"backends": ["loose"]}})
+    assert problem.startswith("SPANHOOK_BACKENDS__LOOSE__RETRY__TRYS: unknown option")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"depth": 2, "retry": {"tries": 2}, "steps": [{"Size": 2}], "by_name": {"any": {"codes": [1]}}},
+        {"free": {"any": {"thing": [{"at": "all"}]}}, "either": {"any": 1}},
+    ],
+)
+def test_what_a_plugins_tables_have_is_no_mistake(odd, options):
+    """By any name that pydantic takes, and in tables that are free or may be one of two things."""
+    spanhook.configure({"tracing": {"backends": ["loose"]}, "backends": {"loose": options}}).shutdown()
+
+
 def test_a_class_that_asks_for_something_else(problems_of):
     """A plugin's author learns what a class may ask for."""
     (problem,) = problems_of({"tracing": {"backends": ["greedy"]}})

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from spanhook.config.files import LoadedConfig
-from spanhook.config.names import did_you_mean
+from spanhook.config.names import did_you_mean, ignored_keys
 from spanhook.config.problems import LISTS, TABLES, Places, problem_lines
 from spanhook.config.secrets import hide, marked_secrets, secrets_in
 from spanhook.config.settings import PluginOptions, listed
@@ -120,16 +120,11 @@ def _validated(
     section: tuple[str, str],
     secrets: frozenset[str],
 ) -> BaseModel:
-    problems: list[str] = []
     places = config.places
-    if model.model_config.get("extra", "ignore") == "ignore":
-        known = [info.alias or name for name, info in model.model_fields.items()]
-        accepted = {*known, *(model.model_fields if model.model_config.get("populate_by_name") else ())}
-        problems += [
-            f"{places.of(*section, key)}: unknown option{did_you_mean(key, known)}"
-            for key in options
-            if key not in accepted
-        ]
+    problems = [
+        f"{places.of(*section, *path)}: unknown option{did_you_mean(str(path[-1]), known)}"
+        for path, known in ignored_keys(model, options)
+    ]
     try:
         validated = model.model_validate(options)
     except ValidationError as error:
