@@ -329,3 +329,17 @@ def test_traces_are_chosen_by_what_is_asked_for(path: Path) -> None:
         assert found(failed=True) == ["event-3", "event-2"]
         assert found(since_ns=time.time_ns() - DAY_NS // 2) == ["event-3", "event-2"]
         assert [row["event_id"] for row in read.traces(Wanted(), 1)] == ["event-3"]
+
+
+def test_what_is_inside_of_a_trace_counts_too(path: Path) -> None:
+    """A job that handles the requests of many users is found by each of them, and by feedback on any."""
+    store = store_of(path)
+    request = span(2, 1, parent=1, user_id="u1", convo_id="c1")
+    request.kind, request.event_id = "interaction", "request-1"
+    store.add_spans([request, span(1, 1), span(1, 2)])
+    store.add_signal(Signal("request-1", "thumbs_up", time_ns=time.time_ns()))
+    with reading(path) as read:
+        for wanted in (Wanted(user_id="u1"), Wanted(convo_id="c1"), Wanted(signal="thumbs_up")):
+            assert [row["event_id"] for row in read.traces(wanted, 10)] == ["event-1"]
+        assert read.find("request-1") == f"{1:032x}"
+        assert [signal.name for signal in read.signals(f"{1:032x}")] == ["thumbs_up"]

@@ -17,10 +17,15 @@ MIN_PART = 4  # hex digits of a trace id that are enough to ask for it
 
 _TRACES = """
 SELECT * FROM traces
-WHERE (:user_id IS NULL OR user_id = :user_id)
-  AND (:convo_id IS NULL OR convo_id = :convo_id)
+WHERE (:user_id IS NULL
+       OR EXISTS (SELECT * FROM spans WHERE spans.trace_id = traces.trace_id AND spans.user_id = :user_id))
+  AND (:convo_id IS NULL
+       OR EXISTS (SELECT * FROM spans WHERE spans.trace_id = traces.trace_id AND spans.convo_id = :convo_id))
   AND (:service IS NULL OR service = :service)
-  AND (:signal IS NULL OR EXISTS (SELECT * FROM signals WHERE event_id = traces.event_id AND signals.name = :signal))
+  AND (:signal IS NULL
+       OR event_id IN (SELECT event_id FROM signals WHERE signals.name = :signal)
+       OR trace_id IN (SELECT trace_id FROM signals JOIN spans USING (event_id)
+                       WHERE signals.name = :signal AND spans.kind = 'interaction'))
   AND (NOT :failed OR errors > 0)
   AND start_ns >= :since_ns
 ORDER BY start_ns DESC LIMIT :limit
@@ -41,8 +46,8 @@ class NotThere(SpanhookError):  # noqa: N818 - it reads as what is the matter
 class Wanted:
     """Which traces; None, False and 0: all."""
 
-    user_id: str | None = None
-    convo_id: str | None = None
+    user_id: str | None = None  # of anything in it
+    convo_id: str | None = None  # the same
     service: str | None = None
     signal: str | None = None  # by name
     failed: bool = False  # whether something in it failed
@@ -56,11 +61,12 @@ def reading(path: Path) -> Iterator[Reading]:
     Raises:
         NotThere: it can't be read.
     """
+    path = path.absolute()
     if not path.is_file():
         raise NotThere(f'{path}: no such file; is the backend "local" in tracing.toml, and has the program run?')
     db = None
     try:
-        db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=5.0)
+        db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5.0)
         db.row_factory = sqlite3.Row
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version != FORMAT:
