@@ -61,7 +61,8 @@ class HookSpecs:
         """Called once for each finished span, on the intake thread, before any backend sees it.
 
         Any plugin may implement it. It is the one hook that may change a span: take out of it what must not leave the
-        process. If it raises, the span goes out without its content. Spanhook's own redaction follows.
+        process. All backends wait for it. If it raises, the span goes out without its content. Spanhook's own redaction
+        follows.
         """
 
     @hookspec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import click
@@ -30,6 +31,10 @@ def plugins(as_json: bool, verbose: bool) -> None:
         err.print(Text(printable(problem), style="red"))
     chosen = {kind: [] if config.problems else list(getattr(config.settings.tracing, f"{kind}s")) for kind in KINDS}
     rows = [_row(plugin, plugin.name in chosen[plugin.kind]) for kind in KINDS for plugin in installed(kind)]
+    met = Counter((row["group"], row["name"]) for row in rows)
+    for row in rows:
+        if met[row["group"], row["name"]] > 1:
+            row["error"] = row["error"] or "another distribution has this name, too; uninstall one of them"
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
