@@ -59,9 +59,9 @@ def test_the_list_says_of_each_trace_what_matters(ids: dict[str, str]) -> None:
     failed, second, first = lines("traces")
     assert "span fetch  ✗ LookupError" in failed
     assert first.startswith(ids["first"].replace("-", "")[-8:])
-    assert "chat  10,007→5,003 tokens · 1 LM call · user ada · bot" in first
+    assert "chat  user ada · 10,007→5,003 tokens · 1 LM call · bot" in first
     assert 'answer="answer-1"' in first
-    assert "search  thumbs_down · 10,014→5,006 tokens · 1 LM call · user bob" in second
+    assert "search  thumbs_down · user bob · 10,014→5,006 tokens · 1 LM call" in second
 
 
 @pytest.mark.parametrize(

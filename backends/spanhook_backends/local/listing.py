@@ -48,15 +48,15 @@ def _said(row: Row, span: Span, signals: Sequence[Signal]) -> list[Fact]:
         said.append((Text(f"{errors} error{'s' if errors > 1 else ''}", "red"),))
     styles = {"POSITIVE": "green", "NEGATIVE": "red"}
     said += [(Text(clip(signal.name, 40), styles.get(signal.sentiment or "", "bold")),) for signal in signals[:3]]
+    if span.user_id is not None:
+        user = Text(f"user {clip(span.user_id, 40)}", "dim")
+        said.append((user, Text(f"user {clip(span.user_id, 16)}", "dim")))
     if span.cost_usd:
         said.append((Text(facts.cost(span.cost_usd)),))
     if span.usage:
         said.append((Text(facts.tokens(span.usage)), Text(facts.tokens(span.usage).removesuffix(" tokens"))))
     if calls := row["lm_calls"]:
         said.append((Text(f"{calls} LM call{'s' if calls > 1 else ''}", "dim"), Text()))
-    if span.user_id is not None:
-        user = Text(f"user {clip(span.user_id, 40)}", "dim")
-        said.append((user, Text(f"user {clip(span.user_id, 16)}", "dim"), Text()))
     if row["service"]:
         said.append((Text(clip(row["service"], 40), "dim"), Text()))
     return said
