@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +17,12 @@ pytest.importorskip("grpc")
 import grpc
 import trustme
 from cryptography.hazmat.primitives import serialization
+from otlp_case import spans_of
 from otlp_server import GRPCServer, OTLPServer, traced, tracing
 
 import spanhook
-from spanhook_backends.otlp import tls
+from spanhook_backends.otlp import OTLPBackend, tls
+from threads import in_thread
 
 PROTOCOLS = {"http": "http/protobuf", "grpc": "grpc"}
 
@@ -207,6 +211,25 @@ def test_a_scheme_in_capitals_is_no_plain_text(
         assert tracer.flush(WAIT_S)
         tracer.shutdown()
     assert len(receiver.spans) == 1
+
+
+def test_a_handshake_that_is_broken_off_is_an_outage(kit: Kit) -> None:
+    """So ends it at a proxy whose server is away: it passes, and the same is to be offered again."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def break_off() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(ConnectionResetError):
+                connection.recv(1)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65_536):
+                    pass
+
+        endpoint = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        backend = OTLPBackend(OTLPBackend.Options(endpoint=endpoint, certificate=kit.files.authority))
+        with in_thread(break_off), pytest.raises(spanhook.RetryLater, match="SSLEOFError"):
+            backend.emit(spans_of(1))
+        backend.shutdown(1.0)
 
 
 def test_a_receiver_without_tls_behind_an_https_endpoint(caplog: pytest.LogCaptureFixture) -> None:

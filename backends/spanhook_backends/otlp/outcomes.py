@@ -21,6 +21,7 @@ from spanhook_backends.otlp.target import Target
 
 MAX_SAID_CHARS = 200
 _LATER = frozenset({408, 429, 502, 503, 504})  # by OTLP's specification, and 408
+_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # the other side has gone, as a proxy does whose server is away
 
 CHECK_ENDPOINT = "check endpoint under [backends.otlp], or OTEL_EXPORTER_OTLP_ENDPOINT"
 CHECK_HEADERS = "check headers under [backends.otlp], or OTEL_EXPORTER_OTLP_HEADERS"
@@ -70,7 +71,7 @@ def _of_error(error: Exception, target: Target) -> Outcome:
         return Outcome(
             "refused", f"{target.place}: its certificate is not trusted: {cause.verify_message}; {CHECK_CERTIFICATE}"
         )
-    if isinstance(cause, ssl.SSLError):
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT):
         return Outcome("refused", f"{why}: no TLS connection can be made; {CHECK_ENDPOINT}")
     if isinstance(error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)):
         return Outcome("later", why)
