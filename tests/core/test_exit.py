@@ -158,7 +158,7 @@ def test_a_backend_that_hangs_in_shutdown(run, threads_at_exit, span):
     if not span and not threads_at_exit:
         pytest.skip("an idle backend is shut down on the exiting thread")
     output, errors = run(f"tracer = configure(Backend(shutdown=hang), exit_timeout_s=0.3)\n{span}")
-    told = ["not delivered: backend it: its shutdown has not ended"]
+    told = ["spanhook: not delivered: backend it: its shutdown has not ended"]
     assert (output, errors) == ((["emit a"], told) if span else ([], []))
 
 
