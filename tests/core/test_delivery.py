@@ -64,6 +64,7 @@ def test_items_arrive_while_the_program_makes_them_faster_than_they_are_handed_o
     while not arrived.is_set():
         one_span(tracer)
         assert time.monotonic() < deadline
+    tracer.shutdown(WAIT_S)  # what has gathered takes its time, too
 
 
 def test_eight_threads_lose_nothing():
