@@ -33,7 +33,7 @@ def test_a_disk_that_fails_while_the_oldest_are_dropped_costs_nothing_else(spool
     tracer = spooling(spool_folder, backend, queue_bytes=10_000, batch_spans=5, spool_bytes=50_000)
     for number in range(100):
         spans(tracer, str(number), text="x" * 1_000)
-    wait_for(lambda: tracer.stats().errors and counts(tracer).queued == 100)
+    wait_for(lambda: tracer.stats().errors and counts(tracer).spooled == 100)
     assert files(spool_folder, ".damaged") == []
     assert counts(tracer) == BackendStats(accepted=100, queued=100, spooled=100)
     works.set()
