@@ -70,7 +70,7 @@ class LMServer(HTTPServer):
     ) -> None:
         super().__init__(port)
         self.answered: dict[int, Answered] = {}
-        self._respond = respond
+        self.respond = respond
         self._finish_reasons = finish_reasons
         self._script: deque[ScriptItem] = deque()
         self._holds: set[threading.Event] = set()
@@ -133,8 +133,8 @@ class LMServer(HTTPServer):
         with self._changed:
             serial = next(self._serials)
             item = self._script.popleft() if self._script else None
-        if item is None and self._respond is not None:
-            item = self._respond(body)
+        if item is None and self.respond is not None:
+            item = self.respond(body)
         # DSPy 3.4.1 knows no `response.incomplete` event: a streamed response that ends otherwise breaks its stream.
         reasons = ("stop",) if "input" in body and body.get("stream") else self._finish_reasons
         answer = make_answer(serial, body, item, reasons)
