@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -250,6 +252,28 @@ def test_while_another_process_holds_the_file_nothing_is_lost(make: Make, path: 
         other.execute("ROLLBACK")
     assert tracer.flush(WAIT_S)
     assert ask(path, "SELECT name FROM spans") == [("work",)]
+
+
+FULL_DISK = """
+import resource, spanhook
+tracer = spanhook.configure({"tracing": {"backends": ["local"]}, "backends": {"local": {"path": "traces.db"}}})
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, most))
+for number in range(50):
+    with tracer.span("work", text="x" * 20_000):
+        pass
+print(tracer.flush(1.0), tracer.stats().backends["local"].delivered)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+print(tracer.flush(30.0))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits as POSIX has them")
+def test_while_there_is_no_room_on_the_disk_nothing_is_lost(tmp_path: Path) -> None:
+    """The batch waits until there is."""
+    done = subprocess.run([sys.executable, "-c", FULL_DISK], cwd=tmp_path, capture_output=True, text=True, timeout=90)
+    assert done.stdout.splitlines() == ["False 0", "True"], done.stderr
+    assert ask(tmp_path / "traces.db", "SELECT count(*) FROM spans") == [(50,)]
 
 
 def test_a_file_that_goes_away_is_made_anew(make: Make, path: Path) -> None:
